@@ -1,0 +1,69 @@
+"""Every error Headrace raises, sorted by whose fault it is.
+
+Vendor exceptions are mapped to these once, at the adapter that meets them. The message says what was seen, what was
+expected and what to do; the class says whose fault it is, whether a retry can help, and which exit code a command ends with.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Fault(StrEnum):
+    """Who has to act."""
+
+    SENDER = "sender"
+    MODEL = "model"
+    INFRASTRUCTURE = "infrastructure"
+    OURS = "ours"
+    USER = "user"
+
+
+class HeadraceError(Exception):
+    """Base of all errors of the project; never raised itself."""
+
+    fault: ClassVar[Fault] = Fault.OURS
+    can_retry: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigurationError(HeadraceError):
+    """A setting, an argument or a file the user names is wrong."""
+
+    fault = Fault.USER
+    exit_code = 2
+
+
+class ModelError(ConfigurationError):
+    """The model and its contract, or the model and the worker, do not fit each other."""
+
+    fault = Fault.MODEL
+
+
+class DependencyError(HeadraceError):
+    """Something the worker stands on (broker, topic, Triton) is missing or out of reach."""
+
+    fault = Fault.INFRASTRUCTURE
+    can_retry = True
+    exit_code = 3
+
+
+class InferenceUnavailable(DependencyError):
+    """The endpoint did not answer, was too busy, or missed the deadline: the same batch may succeed later."""
+
+
+class InferenceRejected(HeadraceError):
+    """The endpoint answered, and refused this batch: the same batch will be refused again."""
+
+    fault = Fault.MODEL
+
+
+class PublishFailed(DependencyError):
+    """The broker did not acknowledge a record; its partitions go back to their committed offsets."""
+
+
+class FramesLost(HeadraceError):
+    """Something was lost or refused that should not have been."""
+
+    exit_code = 4
