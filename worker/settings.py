@@ -1,0 +1,137 @@
+"""The tree of settings: every limit and default of the worker, named once, with its unit in the name and its reason beside it.
+
+Pure data. `worker.config` fills it from file, environment and flags; nothing else makes one but tests.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+MIB = 1024 * 1024
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Positive = Annotated[int, Meta(ge=1)]
+Milliseconds = Annotated[int, Meta(ge=0)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the settings file. Unknown keys are refused."""
+
+
+class KafkaSettings(Section):
+    """The broker and the consumer group."""
+
+    bootstrap_servers: str = "localhost:9092"
+    group_id: str = "headrace"
+    group_instance_id: str = ""  # set one per replica for static membership: a restart then moves no partition
+    # 10 s: a killed worker's partitions move within it plus a rebalance; shorter ejects workers in long GC or disk stalls.
+    session_timeout_ms: Annotated[int, Meta(ge=1000)] = 10_000
+    # A worker that stopped polling this long is ejected; the drain on revocation is bounded by half of it.
+    max_poll_interval_ms: Annotated[int, Meta(ge=1000)] = 60_000
+    # How long the broker may hold an empty fetch. 50 keeps latency low for little polling CPU; raise it for pure throughput.
+    fetch_max_wait_ms: Milliseconds = 50
+    request_timeout_ms: Annotated[int, Meta(ge=1000)] = 30_000
+
+
+class TopicSettings(Section):
+    """Names of the topics."""
+
+    frames: str = "frames"
+    predictions: str = "predictions"
+    dead_letters: str = "frames.dlq"
+    statistics: str = "frames.stats"
+
+
+class IngestSettings(Section):
+    """What is let in, and how much of it at once."""
+
+    # Everything that waits is inside this: fetch buffers, encoded frames, decoded pixels, unacknowledged output.
+    max_in_flight_bytes: Annotated[int, Meta(ge=8 * MIB)] = 256 * MIB
+    poll_chunk_frames: Positive = 64  # records a poll hands on together: larger gains nothing, smaller costs locks
+    max_frame_bytes: Positive = 8 * MIB
+    max_pixels: Positive = 50_000_000  # above any camera in use; 150 MB once decoded
+    formats: tuple[str, ...] = ("jpeg", "png", "webp", "bmp", "tiff", "gif")
+
+
+class DecodeSettings(Section):
+    """The pool that decodes and preprocesses."""
+
+    threads: Annotated[int, Meta(ge=0)] = 0  # 0: one for each core the process may use, at most 8
+
+
+class BatchingSettings(Section):
+    """Size or deadline, whichever is first."""
+
+    max_batch_size: Positive = 16
+    linger_ms: Milliseconds = 20  # a lone frame waits no longer than this for company
+    max_in_flight: Annotated[int, Meta(ge=1, le=256)] = 6  # batches between decode and answer; 6 x 16 kept Triton fed on 2 cores
+
+
+class ModelSettings(Section):
+    """Which model serves, and what comes with it (contract, labels): a folder of the served repository."""
+
+    name: str = "efficientnet_lite2"
+    version: str = ""  # empty: the one the server chooses
+    directory: str = ""  # folder with preprocess.toml and labels.txt; empty: <data folder>/models/<name>
+    task: Literal["classify", "embed"] = "classify"
+    top_k: Annotated[int, Meta(ge=1, le=100)] = 5
+
+
+class InferSettings(Section):
+    """Where inference happens."""
+
+    backend: Literal["triton", "local"] = "triton"
+    url: str = "localhost:8001"  # Triton's gRPC address
+    shared_memory: Literal["auto", "on", "off"] = "auto"
+    deadline_ms: Annotated[int, Meta(ge=1)] = 10_000  # one deadline a batch, all tries together
+    local_threads: Annotated[int, Meta(ge=0)] = 0  # threads of the local engine; 0: half of the cores
+
+
+class PublishSettings(Section):
+    """How outcomes are written."""
+
+    linger_ms: Milliseconds = 5
+    batch_bytes: Positive = 256 * 1024  # kafka-python at 256 KiB halves the CPU of its default 16 KiB
+    delivery_timeout_ms: Annotated[int, Meta(ge=1000)] = 30_000
+    max_record_bytes: Positive = 16 * MIB + 64 * 1024  # a dead letter carries its frame and its headers
+
+
+class DeliverySettings(Section):
+    """When offsets are committed and how the worker leaves."""
+
+    commit_interval_ms: Annotated[int, Meta(ge=10, le=1000)] = 500
+    drain_grace_ms: Annotated[int, Meta(ge=100)] = 20_000  # SIGTERM to exit; below Kubernetes' usual 30 s
+
+
+class AdminSettings(Section):
+    """Metrics and health over HTTP."""
+
+    host: str = "127.0.0.1"
+    port: Port = 9400  # 0: any free port
+
+
+class LogSettings(Section):
+    """Structured logs on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Settings(Section):
+    """All of it."""
+
+    device: Literal["auto", "cpu"] = "auto"
+    kafka: KafkaSettings = KafkaSettings()
+    topics: TopicSettings = TopicSettings()
+    ingest: IngestSettings = IngestSettings()
+    decode: DecodeSettings = DecodeSettings()
+    batching: BatchingSettings = BatchingSettings()
+    model: ModelSettings = ModelSettings()
+    infer: InferSettings = InferSettings()
+    publish: PublishSettings = PublishSettings()
+    delivery: DeliverySettings = DeliverySettings()
+    admin: AdminSettings = AdminSettings()
+    log: LogSettings = LogSettings()
