@@ -1,0 +1,1 @@
+../../efficientnet_lite2/1/model.py
