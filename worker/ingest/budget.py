@@ -1,0 +1,89 @@
+"""The byte budget: everything that waits is inside one number, and reading pauses when it is used up.
+
+Pure arithmetic behind one lock; the shares below say how the one setting divides.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+MIB = 1024 * 1024
+# Reading goes on only when this share is free again, so that pauses do not flutter around the limit.
+RESUME_BELOW = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How `max_in_flight_bytes` is divided, all in bytes.
+
+    The client may hold one parsed fetch while the next is on the wire, so `fetch_bytes` counts twice. `pixel_bytes` is
+    what decoded images may take at once. The rest, `frame_bytes`, holds encoded frames and unacknowledged output.
+    """
+
+    fetch_bytes: int
+    pixel_bytes: int
+    frame_bytes: int
+
+    @classmethod
+    def of(cls, max_in_flight_bytes: int) -> Shares:
+        """An eighth for each of the two fetches, a quarter for pixels, half for what waits between them."""
+        fetch = max_in_flight_bytes // 8
+        pixels = max_in_flight_bytes // 4
+        return cls(fetch, pixels, max_in_flight_bytes - 2 * fetch - pixels)
+
+
+class Budget:
+    """Bytes in flight. `add` never refuses (what was read is read): `exhausted` says when to stop reading."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._used = 0
+        self._lock = threading.Lock()
+
+    def add(self, size: int) -> None:
+        """Bytes came in."""
+        with self._lock:
+            self._used += size
+
+    def release(self, size: int) -> None:
+        """Bytes left; the same number that was added."""
+        with self._lock:
+            self._used -= size
+
+    @property
+    def used(self) -> int:
+        """Bytes in flight now."""
+        return self._used
+
+    @property
+    def exhausted(self) -> bool:
+        """Stop reading."""
+        return self._used >= self._limit
+
+    @property
+    def relieved(self) -> bool:
+        """Reading may go on."""
+        return self._used < self._limit * RESUME_BELOW
+
+
+class PixelGate:
+    """Bounds the bytes of images being decoded at the same time; one larger than the whole bound goes alone."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._used = 0
+        self._freed = threading.Condition()
+
+    def enter(self, size: int) -> None:
+        """Wait until `size` bytes fit, or until nothing else is being decoded."""
+        with self._freed:
+            while self._used and self._used + size > self._limit:
+                self._freed.wait()
+            self._used += size
+
+    def leave(self, size: int) -> None:
+        """The image is done with."""
+        with self._freed:
+            self._used -= size
+            self._freed.notify_all()

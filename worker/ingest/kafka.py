@@ -1,0 +1,309 @@
+"""The consumer: kafka-python behind the few calls the pipeline needs, its exceptions mapped, its surprises guarded.
+
+Every call is made from the poll thread; rebalance callbacks arrive on the client's I/O thread while a poll is under way.
+The reset policy is ours: no committed offset means the earliest record; an offset out of range is counted and named.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import kafka.errors
+from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.structs import OffsetAndMetadata
+
+from worker.errors import ConfigurationError, DependencyError
+from worker.frames import Frame, SourcePartition
+from worker.ingest.sockets import read_sockets_in_large_pieces
+from worker.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+# How often the drain on revocation looks again; short beside any rebalance.
+REVOKE_CHECK_S = 0.01
+
+
+class Rebalance(Protocol):
+    """What the pipeline does when partitions come and go. All called on the client's I/O thread."""
+
+    def assigned(self, sources: Collection[SourcePartition]) -> None:
+        """New partitions; they stay paused until `Consumer.begin`."""
+
+    def revoking(self, sources: Collection[SourcePartition]) -> None:
+        """These are asked for: stop taking their frames."""
+
+    def drained(self, sources: Collection[SourcePartition]) -> dict[SourcePartition, int] | None:
+        """Offsets to commit once nothing of these is under way; None while something is."""
+
+    def revoked(self, sources: Collection[SourcePartition]) -> None:
+        """They are somebody else's from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive frames of one partition; `position` is the offset after the last."""
+
+    source: SourcePartition
+    frames: tuple[Frame, ...]
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Offsets [start, end) of a partition were gone before they could be read."""
+
+    source: SourcePartition
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A partition stopped at a record that can't be read."""
+
+    source: SourcePartition
+    offset: int
+    detail: str
+
+
+class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, consumer: Consumer, rebalance: Rebalance, drain_bound_s: float) -> None:
+        self._consumer = consumer
+        self._rebalance = rebalance
+        self._drain_bound_s = drain_bound_s
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        # Paused at once: nothing is fetched before the poll thread has fixed where to begin.
+        self._consumer.client.pause(*assigned)
+        self._rebalance.assigned([_source(tp) for tp in assigned])
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        # They have left the client's assignment already, but the group waits for us before giving them away.
+        sources = [_source(tp) for tp in revoked]
+        self._rebalance.revoking(sources)
+        give_up = time.monotonic() + self._drain_bound_s
+        while (offsets := self._rebalance.drained(sources)) is None and time.monotonic() < give_up:
+            await self._consumer.sleep(REVOKE_CHECK_S)
+        if offsets:
+            try:
+                await self._consumer.client.commit_async(_offsets(offsets))
+            except kafka.errors.KafkaError as error:
+                log.warning("commit on revocation failed, the next owner repeats these frames: %s", error)
+        self._rebalance.revoked(sources)
+
+    async def on_partitions_lost(self, lost: set[TopicPartition]) -> None:
+        log.warning("partitions lost to another owner, their frames are dropped uncommitted: %s", sorted(lost))
+        self._rebalance.revoked([_source(tp) for tp in lost])
+
+
+class Consumer:
+    """The group member.
+
+    `clock` is monotonic seconds. Raises DependencyError where the broker can't be reached.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        rebalance: Rebalance,
+        fetch_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        read_sockets_in_large_pieces()
+        self._clock = clock
+        self._topic = topic
+        self._group_id = settings.group_id
+        self._stopped: dict[SourcePartition, Unreadable] = {}
+        self._request_timeout_ms = settings.request_timeout_ms
+        try:
+            self.client = KafkaConsumer(
+                bootstrap_servers=settings.bootstrap_servers.split(","),
+                client_id="headrace",
+                group_id=settings.group_id,
+                group_instance_id=settings.group_instance_id or None,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                isolation_level="read_committed",
+                allow_auto_create_topics=False,
+                partition_assignment_strategy=[CooperativeStickyAssignor],
+                session_timeout_ms=settings.session_timeout_ms,
+                heartbeat_interval_ms=min(3000, settings.session_timeout_ms // 3),
+                max_poll_interval_ms=settings.max_poll_interval_ms,
+                request_timeout_ms=settings.request_timeout_ms,
+                bootstrap_timeout_ms=settings.request_timeout_ms,
+                fetch_max_wait_ms=settings.fetch_max_wait_ms,
+                fetch_max_bytes=fetch_bytes,
+                max_partition_fetch_bytes=fetch_bytes,
+                reconnect_backoff_max_ms=1000,  # a restarted broker is found again within a second
+                metrics_enabled=False,
+            )
+        except kafka.errors.KafkaConfigurationError as error:
+            raise ConfigurationError(f"the Kafka client refuses its settings: {error}") from error
+        except kafka.errors.KafkaError as error:
+            raise DependencyError(unreachable(settings.bootstrap_servers, error)) from error
+        self.client.subscribe(
+            [topic], listener=_Listener(self, rebalance, drain_bound_s=settings.max_poll_interval_ms / 2000)
+        )
+
+    @property
+    def generation(self) -> int:
+        """The group's generation as this member knows it; -1 outside the group."""
+        return int(self.client.group_metadata().generation_id)
+
+    @property
+    def assignment(self) -> frozenset[SourcePartition]:
+        """Partitions this member owns now."""
+        return frozenset(_source(tp) for tp in self.client.assignment())
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait on the client's event loop, so that heartbeats go on. The client offers no public way."""
+        await self.client._net.sleep(seconds)
+
+    def begin(self, source: SourcePartition) -> tuple[int, Skipped | None]:
+        """Fix where a new partition starts, and let it flow. Returns the offset and what of it was skipped."""
+        tp = _tp(source)
+        committed = self.client.committed(tp, timeout_ms=self._request_timeout_ms)
+        first = int(self.client.beginning_offsets([tp], timeout_ms=self._request_timeout_ms)[tp])
+        end = int(self.client.end_offsets([tp], timeout_ms=self._request_timeout_ms)[tp])
+        start, skipped = start_offset(source, committed, first, end)
+        self.client.seek(tp, start)
+        return start, skipped
+
+    def poll(self, max_frames: int, timeout_s: float) -> tuple[list[Chunk], list[Skipped], list[Unreadable]]:
+        """Frames that arrived, offsets found to be gone, partitions found to be unreadable.
+
+        Raises DependencyError for what no retry of this client can mend.
+        """
+        try:
+            polled = self.client.poll(timeout_ms=int(timeout_s * 1000), max_records=max_frames)
+        except kafka.errors.NoOffsetForPartitionError:
+            return [], [], []  # a new partition: `begin` is about to fix it
+        except kafka.errors.OffsetOutOfRangeError as error:
+            return [], self._out_of_range(error), []
+        except (kafka.errors.CorruptRecordError, kafka.errors.UnsupportedCodecError, kafka.errors.KafkaProtocolError) as error:
+            return [], [], self._unreadable(error)
+        except (kafka.errors.TopicAuthorizationFailedError, kafka.errors.GroupAuthorizationFailedError) as error:
+            raise DependencyError(f"not authorised to read {self._topic} as group {self._group_id}: {error}; grant READ") from error
+        except kafka.errors.KafkaError as error:
+            if getattr(error, "retriable", False):
+                log.warning("poll failed, trying again: %s", error)
+                return [], [], []
+            raise DependencyError(f"the consumer of {self._topic} can't go on: {error}") from error
+        now = self._clock()
+        return [self._chunk(tp, records, now) for tp, records in polled.items() if records], [], []
+
+    def _chunk(self, tp: TopicPartition, records: list[Any], now: float) -> Chunk:
+        source = _source(tp)
+        frames = tuple(
+            Frame(source, r.offset, r.value, r.key, tuple(r.headers), r.timestamp, 0, now) for r in records
+        )
+        return Chunk(source, frames, frames[-1].offset + 1)
+
+    def _out_of_range(self, error: Exception) -> list[Skipped]:
+        skipped = []
+        for tp, offset in dict(error.args[0]).items():
+            first = int(self.client.beginning_offsets([tp], timeout_ms=self._request_timeout_ms)[tp])
+            self.client.seek(tp, first)
+            skipped.append(Skipped(_source(tp), int(offset), max(first, int(offset))))
+        return skipped
+
+    def _unreadable(self, error: Exception) -> list[Unreadable]:
+        """Stop the partition whose record the client choked on; the client names it only inside."""
+        part = getattr(self.client._fetcher, "_next_partition_records", None)
+        if part is None:
+            raise DependencyError(f"a record of {self._topic} can't be read, and the client doesn't say where: {error}") from error
+        stopped = Unreadable(_source(part.topic_partition), int(part.next_fetch_offset), str(error))
+        self._stopped[stopped.source] = stopped
+        self.client.pause(part.topic_partition)
+        return [stopped]
+
+    def pause(self, sources: Iterable[SourcePartition]) -> None:
+        """Stop fetching; polling goes on."""
+        self.client.pause(*(tp for tp in map(_tp, sources) if tp in self.client.assignment()))
+
+    def resume(self, sources: Iterable[SourcePartition]) -> None:
+        """Fetch again, but for partitions stopped at an unreadable record."""
+        mine = self.client.assignment()
+        self.client.resume(*(_tp(s) for s in sources if s not in self._stopped and _tp(s) in mine))
+
+    def seek(self, source: SourcePartition, offset: int) -> None:
+        """The next frame of this partition is the one at `offset`."""
+        if _tp(source) in self.client.assignment():
+            self.client.seek(_tp(source), offset)
+
+    def position(self, source: SourcePartition) -> int | None:
+        """Offset of the next fetch; it moves over markers and compacted records too."""
+        if _tp(source) not in self.client.assignment():
+            return None
+        position = self.client.position(_tp(source), timeout_ms=0)
+        return None if position is None else int(position)
+
+    def commit(self, offsets: dict[SourcePartition, int], done: Callable[[Exception | None], None]) -> None:
+        """Send a commit; `done` hears its end from a later poll, with the error if it failed."""
+        self.client.commit_async(
+            _offsets(offsets), callback=lambda _, result: done(result if isinstance(result, Exception) else None)
+        )
+
+    def commit_now(self, offsets: dict[SourcePartition, int], timeout_s: float) -> None:
+        """Commit and wait. Raises DependencyError."""
+        try:
+            self.client.commit(_offsets(offsets), timeout_ms=int(timeout_s * 1000))
+        except kafka.errors.KafkaError as error:
+            raise DependencyError(f"the last commit failed; these frames will be processed again: {error}") from error
+
+    def lags(self, fresh: bool) -> dict[SourcePartition, int]:
+        """Records between position and end. `fresh` asks the broker (while paused no fetch brings the news)."""
+        tps = list(self.client.assignment())
+        ends: dict[TopicPartition, int | None]
+        try:
+            ends = self.client.end_offsets(tps, timeout_ms=1000) if fresh and tps else {tp: self.client.highwater(tp) for tp in tps}
+        except kafka.errors.KafkaError:
+            return {}  # the broker is away; the last value stands
+        lags = {}
+        for tp, end in ends.items():
+            position = self.position(_source(tp))
+            if end is not None and position is not None:
+                lags[_source(tp)] = max(0, int(end) - position)
+        return lags
+
+    def close(self) -> None:
+        """Leave the group; nothing is committed here."""
+        self.client.close(autocommit=False, timeout_ms=5000)
+
+
+def start_offset(source: SourcePartition, committed: int | None, first: int, end: int) -> tuple[int, Skipped | None]:
+    """Where a partition starts: its committed offset, else the earliest; what lies before the log's start is skipped.
+
+    A committed offset beyond the log's end means that the topic was made anew: everything in it is unseen.
+    """
+    if committed is None:
+        return first, None
+    if committed < first:
+        return first, Skipped(source, committed, first)
+    if committed > end:
+        return first, Skipped(source, committed, committed)
+    return committed, None
+
+
+def unreachable(bootstrap_servers: str, error: Exception) -> str:
+    """The sentence for a broker that doesn't answer."""
+    return f"no Kafka broker answers at {bootstrap_servers} ({type(error).__name__}); start it or set kafka.bootstrap_servers"
+
+
+def _source(tp: TopicPartition) -> SourcePartition:
+    return SourcePartition(tp.topic, tp.partition)
+
+
+def _tp(source: SourcePartition) -> TopicPartition:
+    return TopicPartition(source.topic, source.partition)
+
+
+def _offsets(offsets: dict[SourcePartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
+    return {_tp(source): OffsetAndMetadata(offset, "", -1) for source, offset in offsets.items()}
