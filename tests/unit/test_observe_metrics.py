@@ -14,7 +14,6 @@ from worker.frames import ModelIdentity, Reason, SourcePartition, Stage
 from worker.observe.histogram import HistogramCollector
 from worker.observe.metrics import STAGE_BUCKETS_S, BreakerState, Metrics, Rebalance, RequestOutcome
 
-
 Series = tuple[str, tuple[tuple[str, str], ...]]
 
 

@@ -37,7 +37,7 @@ def configure(level: str = "info", format_: str = "text") -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object a line: `time` (RFC 3339, UTC), `level`, `logger`, `message`, extra fields, a traceback (`error`)."""
+    """One JSON object: `time` (RFC 3339, UTC), `level`, `logger`, `message`, extra fields, `error` (a traceback)."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
