@@ -25,7 +25,9 @@ Float64Array = npt.NDArray[np.float64]
 
 
 def area(size: int, target: int) -> Float64Array:
-    """(target, size): how much of each target pixel's footprint each source pixel covers."""
+    """(target, size): how much of each target pixel's footprint each source pixel covers; bilinear when enlarging."""
+    if target > size:
+        return bilinear(size, target)
     step = size / target
     left, right = np.arange(target)[:, None] * step, (np.arange(target)[:, None] + 1) * step
     pixel = np.arange(size)[None]
@@ -59,9 +61,9 @@ MATRICES: dict[str, Callable[[int, int], Float64Array]] = {
     "bilinear_antialias": bilinear_antialias,
 }
 # Grey levels between our uint8 and the unrounded reference. 0.5 is rounding; the rest is fixed-point weights (bilinear),
-# and an intermediate picture in whole grey levels (bilinear_antialias; area when one axis grows and the other shrinks).
-TOLERANCE = {"area": 1.0, "bilinear": 1.1, "bilinear_antialias": 1.6}
-MEAN_TOLERANCE = {"area": 0.26, "bilinear": 0.35, "bilinear_antialias": 0.35}
+# and an intermediate picture in whole grey levels (bilinear_antialias; area where one axis grows and the other shrinks).
+TOLERANCE = {"area": 1.25, "bilinear": 1.0, "bilinear_antialias": 1.25}
+MEAN_TOLERANCE = {"area": 0.3, "bilinear": 0.35, "bilinear_antialias": 0.35}
 
 
 def reference(model: Contract, pixels: UInt8Array) -> Float64Array:
@@ -99,7 +101,7 @@ SIZES = [(1, 1), (1, 7), (7, 1), (2, 3), (31, 17), (100, 300), (260, 260), (333,
 
 @pytest.mark.parametrize("name", MATRICES)
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("target", [(224, 224), (97, 61)], ids=["square", "oblong"])
+@pytest.mark.parametrize("target", [(260, 260), (97, 61)], ids=["square", "oblong"])
 def test_every_filter_and_mode_equals_the_reference_from_one_pixel_to_1080p(
     name: str, mode: str, target: tuple[int, int]
 ) -> None:

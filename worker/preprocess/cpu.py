@@ -93,9 +93,10 @@ class CpuTransform:
 def scaling(name: Filter) -> Scale:
     """The filter `name`: scales (H, W, 3) uint8 into all of (h, w, 3) uint8, which may be a strided view.
 
-    `bilinear` samples two pixels an axis whatever the scale (it aliases when shrinking); `area` is the mean over each
-    target pixel's footprint; `bilinear_antialias` a triangle as wide as two footprints. Centres of pixels are at half
-    coordinates; edges repeat (`bilinear`) or weights are renormalised (`bilinear_antialias`).
+    `bilinear` samples two pixels an axis whatever the scale (it aliases when shrinking). `area` is the mean over each
+    target pixel's footprint along an axis that shrinks, `bilinear` along one that grows. `bilinear_antialias` is a
+    triangle as wide as two footprints. Centres of pixels are at half coordinates; at the edges pixels repeat
+    (`bilinear`) or weights are renormalised (`bilinear_antialias`).
     """
     if name == "bilinear":
         return _bilinear
@@ -118,8 +119,11 @@ def _bilinear(source: UInt8Array, destination: UInt8Array) -> None:
 
 def _area(source: UInt8Array, destination: UInt8Array) -> None:
     height, width = destination.shape[:2]
-    if (source.shape[1] - width) * (source.shape[0] - height) < 0:
-        # OpenCV's area filter takes two pixels an axis as soon as one axis grows; shrinking the other first is exact.
-        shrunk = (min(width, source.shape[1]), min(height, source.shape[0]))
+    shrunk = (min(width, source.shape[1]), min(height, source.shape[0]))
+    if shrunk == (width, height):
+        cv2.resize(source, shrunk, dst=destination, interpolation=cv2.INTER_AREA)
+        return
+    # OpenCV's area filter, once an axis grows, takes two pixels on the other axis too, and at some edges the wrong one.
+    if shrunk != (source.shape[1], source.shape[0]):
         source = cv2.resize(source, shrunk, interpolation=cv2.INTER_AREA)
-    cv2.resize(source, (width, height), dst=destination, interpolation=cv2.INTER_AREA)
+    _bilinear(source, destination)
