@@ -19,9 +19,22 @@ _PIP_TIMEOUT_S = 900.0  # 45 MB over a slow line, with pip's own retries
 _SHOWN_LINES = 8  # pip's last lines hold the reason; the ones before are its progress
 
 
-def pip_install(python: Path | str, arguments: Sequence[str], wanted_for: str) -> None:
-    """Run `pip install` under `python`, from the locked hashes only. Raises BuildError with the end of its output."""
-    command = [str(python), "-m", "pip", "install", "--no-deps", "--require-hashes", "--only-binary=:all:"]
+def pip_install(arguments: Sequence[str], wanted_for: str, python: Path | None = None) -> None:
+    """Run `pip install` for `python` (this one by default), from the locked hashes only, with this Python's pip.
+
+    Raises BuildError with the end of pip's output.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python or sys.executable),
+        "install",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary=:all:",
+    ]
     command += ["--disable-pip-version-check", "--no-input", "--quiet", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S, check=False)

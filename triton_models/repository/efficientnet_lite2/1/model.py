@@ -34,4 +34,4 @@ class TritonPythonModel:
             values = self.session.run(names, {self.input: image})
         except Exception as error:  # one bad request must not fail those that arrived with it
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"onnxruntime: {error}"))
-        return pb_utils.InferenceResponse([pb_utils.Tensor(*output) for output in zip(names, values)])
+        return pb_utils.InferenceResponse([pb_utils.Tensor(*output) for output in zip(names, values, strict=True)])

@@ -1,0 +1,46 @@
+"""The embedded Triton as a pytest fixture: one server with all shipped models for the whole session.
+
+`pytest_plugins = ["tests.rig.triton"]` in a conftest makes `triton` and `served_repository` known. Where Triton can't
+be had a test is skipped with the reason, except in CI, where that is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from triton_models.build import BuildError, build_repository, data_dir
+from worker.embedded.triton import TritonServer
+from worker.errors import DependencyError
+
+
+def _missing(reason: object) -> None:
+    """Never returns."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"no Triton in CI: {reason}", pytrace=False)
+    pytest.skip(f"no Triton: {reason}")
+
+
+@pytest.fixture(scope="session")
+def served_repository() -> Path:
+    """Path of the built repository: weights installed, ONNX made."""
+    try:
+        return build_repository(data_dir())
+    except BuildError as error:
+        _missing(error)
+        raise
+
+
+@pytest.fixture(scope="session")
+def triton(served_repository: Path) -> Iterator[TritonServer]:
+    """A running server with efficientnet_lite2, efficientnet_lite0 and null loaded."""
+    try:
+        server = TritonServer.start(served_repository)
+    except DependencyError as error:
+        _missing(error)
+        raise
+    with server:
+        yield server
