@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 
-pytest_plugins = ["tests.rig.kafka"]
-if importlib.util.find_spec("tests.rig.triton") is not None:
-    pytest_plugins.append("tests.rig.triton")
+pytest_plugins = ["tests.rig.kafka", "tests.rig.triton"]
 
 # Marker -> the fixtures that stand for the real server.
 _SERVERS = {"kafka": {"kafka", "start_kafka", "topics"}, "triton": {"triton"}}

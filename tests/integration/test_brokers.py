@@ -12,7 +12,8 @@ import psutil
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
-from tests.rig.kafka import Broker, MakeTopics, StartKafka, create_topics
+from tests.rig.kafka import Broker, MakeTopics, StartKafka
+from tests.rig.topics import create_topics
 from worker.embedded.broker import EmbeddedBroker
 
 LIVENESS_S = 60.0

@@ -8,16 +8,15 @@ makes a fresh set of the worker's topics on it. Tests that pause, kill or cut a 
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 import pytest
-from kafka import KafkaAdminClient
 
-from tests.rig.kafka_server import FRAMES_MAX_BYTES, KafkaServer
+from tests.rig.kafka_server import KafkaServer
+from tests.rig.topics import Topics, create_topics, delete_topics
 from worker.errors import DependencyError
 
 BOOTSTRAP_VARIABLE = "HEADRACE_TEST_BOOTSTRAP"
@@ -33,19 +32,6 @@ class ExternalKafka:
     """A broker that someone else started and will stop."""
 
     bootstrap_servers: str
-
-
-@dataclass(frozen=True, slots=True)
-class Topics:
-    """One worker's topics, fresh and empty, and a consumer group name nobody has used."""
-
-    bootstrap_servers: str
-    frames: str
-    predictions: str
-    dlq: str
-    stats: str
-    group: str
-    partitions: int
 
 
 class StartKafka(Protocol):
@@ -122,44 +108,3 @@ def topics(request: pytest.FixtureRequest) -> Iterator[MakeTopics]:
             return made
 
         yield make
-
-
-def create_topics(
-    bootstrap_servers: str,
-    partitions: int,
-    configs: Mapping[str, str] | None = None,
-    output_partitions: int | None = None,
-) -> Topics:
-    """Create a uniquely named set of topics; returns when every partition has a leader."""
-    tag = uuid.uuid4().hex[:10]
-    frames = f"frames-{tag}"
-    made = Topics(
-        bootstrap_servers=bootstrap_servers,
-        frames=frames,
-        predictions=f"predictions-{tag}",
-        dlq=f"{frames}.dlq",
-        stats=f"{frames}.stats",
-        group=f"headrace-{tag}",
-        partitions=partitions,
-    )
-    outputs = {"num_partitions": partitions if output_partitions is None else output_partitions}
-    frames_configs = {"max.message.bytes": str(FRAMES_MAX_BYTES), **(configs or {})}
-    wanted = {
-        made.frames: {"num_partitions": partitions, "configs": frames_configs},
-        **dict.fromkeys((made.predictions, made.dlq, made.stats), outputs),
-    }
-    _with_admin(bootstrap_servers, lambda admin: admin.create_topics(wanted, wait_for_metadata=True))
-    return made
-
-
-def delete_topics(made: Topics) -> None:
-    names = [made.frames, made.predictions, made.dlq, made.stats]
-    _with_admin(made.bootstrap_servers, lambda admin: admin.delete_topics(names, raise_errors=False))
-
-
-def _with_admin(bootstrap_servers: str, act: Callable[[KafkaAdminClient], object]) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers.split(","))
-    try:
-        act(admin)
-    finally:
-        admin.close()

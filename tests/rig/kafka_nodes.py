@@ -13,10 +13,10 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
+from triton_models.build.folders import data_dir, made_once
 from worker.embedded.process import ServerProcess
 from worker.errors import DependencyError
 
@@ -55,11 +55,6 @@ class Provider(Protocol):
     def node(self, directory: Path, cluster_id: str, heap_mib: int) -> Node:
         """A node that is not yet started; `directory/server.properties` is written before it is."""
         ...
-
-
-def data_dir() -> Path:
-    """Where fetched things are kept from one run to the next."""
-    return Path(os.environ.get("HEADRACE_DATA_DIR") or Path.home() / ".cache" / "headrace").absolute()
 
 
 @functools.cache
@@ -253,21 +248,14 @@ def _java_release(java: str) -> tuple[str, int]:
 
 def _jars() -> Path:
     """The folder of Kafka's jars, fetched with Maven the first time."""
-    libs = data_dir() / f"kafka-{KAFKA_VERSION}" / "libs"
-    if libs.is_dir():
-        return libs
+    return made_once(data_dir() / f"kafka-{KAFKA_VERSION}" / "libs", _fetch_jars)
+
+
+def _fetch_jars(folder: Path) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise DependencyError("Maven: mvn not found; install Maven, or set HEADRACE_TEST_BOOTSTRAP to a test broker.")
-    libs.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=libs.parent) as partial:  # renamed when whole: a cut download leaves nothing
-        fetched = Path(partial) / "libs"
-        goal = ["dependency:copy-dependencies", f"-DoutputDirectory={fetched}"]
-        done = subprocess.run(
-            [maven, "-q", "-B", "-f", str(_POM), *goal], capture_output=True, text=True, timeout=_MAVEN_S
-        )
-        if done.returncode != 0:
-            raise DependencyError(f"Maven could not fetch Kafka's jars: {(done.stdout + done.stderr)[-2000:]}")
-        with contextlib.suppress(OSError):  # another run was first
-            fetched.rename(libs)
-    return libs
+    goal = ["dependency:copy-dependencies", f"-DoutputDirectory={folder}"]
+    done = subprocess.run([maven, "-q", "-B", "-f", str(_POM), *goal], capture_output=True, text=True, timeout=_MAVEN_S)
+    if done.returncode != 0:
+        raise DependencyError(f"Maven could not fetch Kafka's jars: {(done.stdout + done.stderr)[-2000:]}")
