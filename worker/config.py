@@ -80,7 +80,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigurationError(f"can't read settings file {path}: {error.strerror}; name an existing TOML file") from error
+        raise ConfigurationError(
+            f"can't read settings file {path}: {error.strerror}; name an existing TOML file"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
 

@@ -20,7 +20,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """A JSON object on a topic."""
 
 
-class Source(Record):
+class Source(Record, frozen=True):
     """The record a frame came in, or its file in batch mode (topic = path, offset = frame number)."""
 
     topic: str
@@ -28,7 +28,7 @@ class Source(Record):
     offset: int
 
 
-class ImageRecord(Record):
+class ImageRecord(Record, frozen=True):
     """The source image; width and height in pixels once its EXIF orientation is applied, as are all boxes."""
 
     format: str
@@ -37,7 +37,7 @@ class ImageRecord(Record):
     decoder: str
 
 
-class ModelRecord(Record, omit_defaults=True):
+class ModelRecord(Record, frozen=True, omit_defaults=True):
     """What made the prediction."""
 
     name: str
@@ -49,7 +49,7 @@ class ModelRecord(Record, omit_defaults=True):
     engine_digest: str | None = None
 
 
-class ClassScore(Record):
+class ClassScore(Record, frozen=True):
     """One class of the top k; `score` is a probability, 0..1."""
 
     index: int
@@ -57,7 +57,7 @@ class ClassScore(Record):
     score: float
 
 
-class Timings(Record):
+class Timings(Record, frozen=True):
     """Milliseconds: poll to decode, decode, waiting and filling the batch, inference."""
 
     queued: float
@@ -66,7 +66,7 @@ class Timings(Record):
     infer: float
 
 
-class Prediction(Record):
+class Prediction(Record, frozen=True):
     """Value of a record on `predictions`; see docs/records.md."""
 
     id: str
@@ -86,7 +86,7 @@ class Prediction(Record):
     embedding: list[float] | msgspec.UnsetType = msgspec.UNSET
 
 
-class OffsetRange(Record):
+class OffsetRange(Record, frozen=True):
     """Half-open range [start, end) of offsets of one source partition."""
 
     topic: str
@@ -95,14 +95,14 @@ class OffsetRange(Record):
     end: int
 
 
-class StreamStatistics(Record):
+class StreamStatistics(Record, frozen=True):
     """What one stream (key; null for frames without one) did in the range."""
 
     stream: str | None
     summary: StreamSummary
 
 
-class StatisticsRecord(Record):
+class StatisticsRecord(Record, frozen=True):
     """Value of a record on `frames.stats`: one range of one source partition, from one commit to the next.
 
     In the order (generation, offset on the statistics topic) a later record replaces every earlier one that its range overlaps.

@@ -21,7 +21,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A table of the settings file. Unknown keys are refused."""
 
 
-class KafkaSettings(Section):
+class KafkaSettings(Section, frozen=True):
     """The broker and the consumer group."""
 
     bootstrap_servers: str = "localhost:9092"
@@ -36,7 +36,7 @@ class KafkaSettings(Section):
     request_timeout_ms: Annotated[int, Meta(ge=1000)] = 30_000
 
 
-class TopicSettings(Section):
+class TopicSettings(Section, frozen=True):
     """Names of the topics."""
 
     frames: str = "frames"
@@ -45,7 +45,7 @@ class TopicSettings(Section):
     statistics: str = "frames.stats"
 
 
-class IngestSettings(Section):
+class IngestSettings(Section, frozen=True):
     """What is let in, and how much of it at once."""
 
     # Everything that waits is inside this: fetch buffers, encoded frames, decoded pixels, unacknowledged output.
@@ -56,21 +56,23 @@ class IngestSettings(Section):
     formats: tuple[str, ...] = ("jpeg", "png", "webp", "bmp", "tiff", "gif")
 
 
-class DecodeSettings(Section):
+class DecodeSettings(Section, frozen=True):
     """The pool that decodes and preprocesses."""
 
     threads: Annotated[int, Meta(ge=0)] = 0  # 0: one for each core the process may use, at most 8
 
 
-class BatchingSettings(Section):
+class BatchingSettings(Section, frozen=True):
     """Size or deadline, whichever is first."""
 
     max_batch_size: Positive = 16
     linger_ms: Milliseconds = 20  # a lone frame waits no longer than this for company
-    max_in_flight: Annotated[int, Meta(ge=1, le=256)] = 6  # batches between decode and answer; 6 x 16 kept Triton fed on 2 cores
+    max_in_flight: Annotated[int, Meta(ge=1, le=256)] = (
+        6  # batches between decode and answer; 6 x 16 kept Triton fed on 2 cores
+    )
 
 
-class ModelSettings(Section):
+class ModelSettings(Section, frozen=True):
     """Which model serves, and what comes with it (contract, labels): a folder of the served repository."""
 
     name: str = "efficientnet_lite2"
@@ -80,7 +82,7 @@ class ModelSettings(Section):
     top_k: Annotated[int, Meta(ge=1, le=100)] = 5
 
 
-class InferSettings(Section):
+class InferSettings(Section, frozen=True):
     """Where inference happens."""
 
     backend: Literal["triton", "local"] = "triton"
@@ -90,7 +92,7 @@ class InferSettings(Section):
     local_threads: Annotated[int, Meta(ge=0)] = 0  # threads of the local engine; 0: half of the cores
 
 
-class PublishSettings(Section):
+class PublishSettings(Section, frozen=True):
     """How outcomes are written."""
 
     linger_ms: Milliseconds = 5
@@ -99,28 +101,28 @@ class PublishSettings(Section):
     max_record_bytes: Positive = 16 * MIB + 64 * 1024  # a dead letter carries its frame and its headers
 
 
-class DeliverySettings(Section):
+class DeliverySettings(Section, frozen=True):
     """When offsets are committed and how the worker leaves."""
 
     commit_interval_ms: Annotated[int, Meta(ge=10, le=1000)] = 500
     drain_grace_ms: Annotated[int, Meta(ge=100)] = 20_000  # SIGTERM to exit; below Kubernetes' usual 30 s
 
 
-class AdminSettings(Section):
+class AdminSettings(Section, frozen=True):
     """Metrics and health over HTTP."""
 
     host: str = "127.0.0.1"
     port: Port = 9400  # 0: any free port
 
 
-class LogSettings(Section):
+class LogSettings(Section, frozen=True):
     """Structured logs on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
 
 
-class Settings(Section):
+class Settings(Section, frozen=True):
     """All of it."""
 
     device: Literal["auto", "cpu"] = "auto"

@@ -15,7 +15,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the summaries: immutable, compared by value."""
 
 
-class Moments(Summary):
+class Moments(Summary, frozen=True):
     """Count, mean, sum of squared deviations from the mean, and range. Variance is m2 / n; min and max are null at n = 0."""
 
     n: int = 0
@@ -25,7 +25,7 @@ class Moments(Summary):
     max: float | None = None
 
 
-class Histogram(Summary):
+class Histogram(Summary, frozen=True):
     """Counts of values between fixed edges.
 
     `counts[0]` holds values below `low`, `counts[-1]` those above `high`; the bins between split [low, high] evenly, in
@@ -38,14 +38,14 @@ class Histogram(Summary):
     counts: tuple[int, ...]
 
 
-class Distribution(Summary):
+class Distribution(Summary, frozen=True):
     """One quantity over many frames."""
 
     moments: Moments
     histogram: Histogram
 
 
-class StreamSummary(Summary):
+class StreamSummary(Summary, frozen=True):
     """What one stream did in one range of offsets.
 
     `frames` is predicted + dead-lettered, `dead_lettered` by reason, `classes` by index of the best class,

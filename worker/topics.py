@@ -45,14 +45,19 @@ def describe(bootstrap_servers: str, names: Collection[str], timeout_ms: int = 1
         except kafka.errors.KafkaError as error:
             raise DependencyError(f"the broker at {bootstrap_servers} does not describe its topics: {error}") from error
     facts = {
-        name: TopicFacts(name, str(t.get("topic_id") or ""), len(t["partitions"]), limits.get(name, DEFAULT_MAX_MESSAGE_BYTES))
+        name: TopicFacts(
+            name, str(t.get("topic_id") or ""), len(t["partitions"]), limits.get(name, DEFAULT_MAX_MESSAGE_BYTES)
+        )
         for name, t in found.items()
     }
     return Cluster(str(cluster.get("cluster_id") or ""), facts)
 
 
 def create(
-    bootstrap_servers: str, partitions: dict[str, int], configs: dict[str, dict[str, str]] | None = None, timeout_ms: int = 10_000
+    bootstrap_servers: str,
+    partitions: dict[str, int],
+    configs: dict[str, dict[str, str]] | None = None,
+    timeout_ms: int = 10_000,
 ) -> None:
     """Create the topics that are missing, with the broker's default replication; existing ones are left as they are."""
     with closing(_admin(bootstrap_servers, timeout_ms)) as admin:

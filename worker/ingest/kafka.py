@@ -30,7 +30,10 @@ REVOKE_CHECK_S = 0.01
 
 
 class Rebalance(Protocol):
-    """What the pipeline does when partitions come and go. All called on the client's I/O thread."""
+    """What the pipeline does when partitions come and go; all but `epoch` is called on the client's I/O thread."""
+
+    def epoch(self, source: SourcePartition) -> int:
+        """The epoch new frames of a partition carry. Called from the poll thread."""
 
     def assigned(self, sources: Collection[SourcePartition]) -> None:
         """New partitions; they stay paused until `Consumer.begin`."""
@@ -56,11 +59,15 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Offsets [start, end) of a partition were gone before they could be read."""
+    """Offsets [start, end) of a partition were gone before they could be read; reading goes on at `resume_at`.
+
+    Where the log now ends before `start` (a topic made anew), nothing is known to be gone and `resume_at` is lower.
+    """
 
     source: SourcePartition
     start: int
     end: int
+    resume_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +125,7 @@ class Consumer:
     ) -> None:
         read_sockets_in_large_pieces()
         self._clock = clock
+        self._epoch = rebalance.epoch
         self._topic = topic
         self._group_id = settings.group_id
         self._stopped: dict[SourcePartition, Unreadable] = {}
@@ -187,10 +195,16 @@ class Consumer:
             return [], [], []  # a new partition: `begin` is about to fix it
         except kafka.errors.OffsetOutOfRangeError as error:
             return [], self._out_of_range(error), []
-        except (kafka.errors.CorruptRecordError, kafka.errors.UnsupportedCodecError, kafka.errors.KafkaProtocolError) as error:
+        except (
+            kafka.errors.CorruptRecordError,
+            kafka.errors.UnsupportedCodecError,
+            kafka.errors.KafkaProtocolError,
+        ) as error:
             return [], [], self._unreadable(error)
         except (kafka.errors.TopicAuthorizationFailedError, kafka.errors.GroupAuthorizationFailedError) as error:
-            raise DependencyError(f"not authorised to read {self._topic} as group {self._group_id}: {error}; grant READ") from error
+            raise DependencyError(
+                f"not authorised to read {self._topic} as group {self._group_id}: {error}; grant READ"
+            ) from error
         except kafka.errors.KafkaError as error:
             if getattr(error, "retriable", False):
                 log.warning("poll failed, trying again: %s", error)
@@ -201,8 +215,9 @@ class Consumer:
 
     def _chunk(self, tp: TopicPartition, records: list[Any], now: float) -> Chunk:
         source = _source(tp)
+        epoch = self._epoch(source)
         frames = tuple(
-            Frame(source, r.offset, r.value, r.key, tuple(r.headers), r.timestamp, 0, now) for r in records
+            Frame(source, r.offset, r.value, r.key, tuple(r.headers), r.timestamp, epoch, now) for r in records
         )
         return Chunk(source, frames, frames[-1].offset + 1)
 
@@ -211,14 +226,16 @@ class Consumer:
         for tp, offset in dict(error.args[0]).items():
             first = int(self.client.beginning_offsets([tp], timeout_ms=self._request_timeout_ms)[tp])
             self.client.seek(tp, first)
-            skipped.append(Skipped(_source(tp), int(offset), max(first, int(offset))))
+            skipped.append(Skipped(_source(tp), int(offset), max(first, int(offset)), first))
         return skipped
 
     def _unreadable(self, error: Exception) -> list[Unreadable]:
         """Stop the partition whose record the client choked on; the client names it only inside."""
         part = getattr(self.client._fetcher, "_next_partition_records", None)
         if part is None:
-            raise DependencyError(f"a record of {self._topic} can't be read, and the client doesn't say where: {error}") from error
+            raise DependencyError(
+                f"a record of {self._topic} can't be read, and the client doesn't say where: {error}"
+            ) from error
         stopped = Unreadable(_source(part.topic_partition), int(part.next_fetch_offset), str(error))
         self._stopped[stopped.source] = stopped
         self.client.pause(part.topic_partition)
@@ -263,7 +280,11 @@ class Consumer:
         tps = list(self.client.assignment())
         ends: dict[TopicPartition, int | None]
         try:
-            ends = self.client.end_offsets(tps, timeout_ms=1000) if fresh and tps else {tp: self.client.highwater(tp) for tp in tps}
+            ends = (
+                self.client.end_offsets(tps, timeout_ms=1000)
+                if fresh and tps
+                else {tp: self.client.highwater(tp) for tp in tps}
+            )
         except kafka.errors.KafkaError:
             return {}  # the broker is away; the last value stands
         lags = {}
@@ -286,9 +307,9 @@ def start_offset(source: SourcePartition, committed: int | None, first: int, end
     if committed is None:
         return first, None
     if committed < first:
-        return first, Skipped(source, committed, first)
+        return first, Skipped(source, committed, first, first)
     if committed > end:
-        return first, Skipped(source, committed, committed)
+        return first, Skipped(source, committed, committed, first)
     return committed, None
 
 

@@ -1,0 +1,54 @@
+# The two commands of the README are `make demo` and `make test`; each does all of its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.headrace-installed
+DEMO_STAMP := $(VENV)/.headrace-demo-installed
+
+.PHONY: setup demo test test-unit lint bench lock clean models
+
+# What the demo needs, and what everything needs: two stamps, so that the demo stays quick on a fresh machine.
+$(DEMO_STAMP): requirements-demo.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-demo.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(STAMP): requirements-dev.lock pyproject.toml $(DEMO_STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	touch $@
+
+setup: $(STAMP)
+
+models: $(DEMO_STAMP)
+	$(BIN)/python -m triton_models.build
+
+# The whole way on this machine: embedded broker, real Triton, real images.
+demo: $(DEMO_STAMP)
+	$(BIN)/headrace demo
+
+# Everything; real Kafka and real Triton are started by the tests themselves.
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-unit: $(STAMP)
+	$(BIN)/python -m pytest tests/unit
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks throughput --quick
+	$(BIN)/python -m benchmarks overhead --quick
+	$(BIN)/python -m benchmarks latency --quick
+
+# Lock files hold hashes and no addresses.
+lock: $(STAMP)
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --universal --python-version 3.11 --extra demo -o requirements-demo.lock pyproject.toml build-system.in
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --universal --python-version 3.11 --extra dev -o requirements-dev.lock pyproject.toml build-system.in
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,128 @@
+"""Decode threads: each takes a whole batch of frames, with a slot already in hand, and writes every frame's pixels once.
+
+encoded bytes -> header facts -> decoded pixels -> model input, straight in the frame's row of the slot. A frame that
+can't go on leaves a rejection and no row.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from worker.batching import FrameQueue, Taken
+from worker.buffers import Slot, SlotPool
+from worker.decode import decode
+from worker.frames import Prepared, Rejected, Rejection, Row, Stage
+from worker.ingest.budget import PixelGate
+from worker.ingest.validate import ImageLimits, inspect
+from worker.observe.metrics import Metrics
+from worker.preprocess.contract import Contract
+from worker.preprocess.cpu import CpuTransform
+from worker.statistics.features import FEATURES, features
+
+log = logging.getLogger(__name__)
+
+# How long a thread waits for a slot before it looks whether it should end.
+SLOT_WAIT_S = 0.2
+
+
+class Filler:
+    """The decode pool. `deliver(prepared, slot)` gets each batch; the slot is None if no frame of it has a row.
+
+    `failed` hears of an exception that no rule foresees; the thread ends, and nothing of its batch is committed.
+    """
+
+    def __init__(
+        self,
+        queue: FrameQueue,
+        pool: SlotPool,
+        contract: Contract,
+        limits: ImageLimits,
+        gate: PixelGate,
+        metrics: Metrics,
+        deliver: Callable[[Prepared, Slot | None], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._queue = queue
+        self._pool = pool
+        self._contract = contract
+        self._transform = CpuTransform(contract)
+        self._limits = limits
+        self._gate = gate
+        self._metrics = metrics
+        self._deliver = deliver
+        self._failed = failed
+        self._ending = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, threads: int) -> None:
+        """Start the pool."""
+        for number in range(threads):
+            thread = threading.Thread(target=self._run, name=f"headrace-decode-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def close(self) -> None:
+        """End the threads once the queue is closed."""
+        self._ending.set()
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    def _run(self) -> None:
+        try:
+            while not self._ending.is_set():
+                slot = self._pool.acquire(SLOT_WAIT_S)
+                if slot is None:
+                    continue
+                taken = self._queue.take()
+                if taken is None:
+                    slot.let_go()
+                    return
+                prepared = self._fill(taken, slot)
+                if prepared.rows:
+                    self._deliver(prepared, slot)
+                else:
+                    slot.let_go()
+                    self._deliver(prepared, None)
+        except BaseException as error:
+            log.exception("a decode thread failed")
+            self._failed(error)
+
+    def _fill(self, taken: Taken, slot: Slot) -> Prepared:
+        rows: list[Row] = []
+        rejections: dict[int, Rejection] = {}
+        values = np.empty((len(taken.frames), len(FEATURES)), np.float32)
+        validate_s, decode_s, preprocess_s = [], [], []
+        for index, frame in enumerate(taken.frames):
+            started = time.perf_counter()
+            try:
+                facts = inspect(frame.value, self._limits)
+                validated = time.perf_counter()
+                size = facts.width * facts.height * 3
+                self._gate.enter(size)
+                try:
+                    image = decode(frame.value or b"", facts, self._contract.decode_target(*facts.upright_size))
+                    decoded = time.perf_counter()
+                    row = len(rows)
+                    grid = self._transform(image.pixels, slot.array[row])
+                finally:
+                    self._gate.leave(size)
+                features(grid, values[row])
+            except Rejected as verdict:
+                rejections[index] = verdict.rejection
+                continue
+            finished = time.perf_counter()
+            validate_s.append(validated - started)
+            decode_s.append(decoded - validated)
+            preprocess_s.append(finished - decoded)
+            rows.append(Row(index, facts, image.decoder, (decoded - validated) * 1000))
+        self._metrics.stage(Stage.VALIDATE, validate_s)
+        self._metrics.stage(Stage.DECODE, decode_s)
+        self._metrics.stage(Stage.PREPROCESS, preprocess_s)
+        return Prepared(
+            taken.number, taken.frames, tuple(rows), rejections, values[: len(rows)], taken.at, time.monotonic()
+        )

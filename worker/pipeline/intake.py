@@ -1,0 +1,264 @@
+"""The poll thread: frames in, offsets out. It alone calls the consumer.
+
+Each turn: begin new partitions, go back where the publisher asked for it, poll a chunk, hand it to the queue, pause or
+resume by the budget, and, once an interval, have complete ranges sealed and sealed ranges committed. Rebalance callbacks
+come in from the client's I/O thread in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+
+from worker.batching import FrameQueue
+from worker.errors import DependencyError
+from worker.frames import SourcePartition
+from worker.ingest.kafka import Chunk, Consumer, Skipped, Unreadable
+from worker.ingest.ledger import Range
+from worker.observe.health import Health
+from worker.observe.metrics import Metrics, Rebalance
+from worker.pipeline.books import Books, weight
+from worker.pipeline.publishing import Publishing
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.05  # bounds how late a commit, a pause or a stop is noticed
+PAUSED_POLL_S = 0.01  # while paused the client sleeps this long for want of anything to fetch
+LAG_INTERVAL_S = 1.0
+LAG_INTERVAL_PAUSED_S = 5.0  # asks the broker, one request a time
+
+
+class Intake:
+    """Implements what a rebalance asks for, and runs the loop until `stop` is set and everything is drained."""
+
+    def __init__(
+        self, settings: Settings, queue: FrameQueue, books: Books, publishing: Publishing, metrics: Metrics, health: Health
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._books = books
+        self._publishing = publishing
+        self._metrics = metrics
+        self._health = health
+        self._new: deque[SourcePartition] = deque()
+        self._unreadable: set[SourcePartition] = set()
+        self._paused = False
+        self._commit_under_way = False
+        self._next_commit = 0.0
+        self._next_lag = 0.0
+
+    # Called by the consumer, on its I/O thread.
+
+    def epoch(self, source: SourcePartition) -> int:
+        """The epoch new frames carry; -1 is admitted nowhere."""
+        with self._books.ledger() as ledger:
+            epoch = ledger.epoch(source)
+        return -1 if epoch is None else epoch
+
+    def assigned(self, sources: Collection[SourcePartition]) -> None:
+        """The poll thread begins them, since it takes questions to the broker."""
+        self._metrics.rebalance(Rebalance.ASSIGNED)
+        self._new.extend(sources)
+
+    def revoking(self, sources: Collection[SourcePartition]) -> None:
+        """Frames not yet taken go to the next owner; those taken are finished here."""
+        self._metrics.rebalance(Rebalance.REVOKED)
+        self._drop_waiting(sources, handed_over=True)
+
+    def drained(self, sources: Collection[SourcePartition]) -> dict[SourcePartition, int] | None:
+        """See `worker.ingest.kafka.Rebalance`."""
+        with self._books.ledger() as ledger:
+            ranges = ledger.sealable(sources)
+            if not ranges and ledger.settled(sources):
+                return {done.source: done.end for done in ledger.commits(sources)}
+        if ranges:
+            self._publishing.seal(ranges)
+        return None
+
+    def revoked(self, sources: Collection[SourcePartition]) -> None:
+        """Late outcomes of these are discarded from now on."""
+        with self._books.ledger() as ledger:
+            ledger.revoke(sources)
+        self._drop_waiting(sources, handed_over=False)
+        self._publishing.forget(sources)
+        self._unreadable.difference_update(sources)
+
+    # The poll thread.
+
+    def run(self, consumer: Consumer, stop: threading.Event, failure: Callable[[], BaseException | None]) -> None:
+        """Poll until `stop`; then drain within the grace, commit, and return. Raises what `failure` reports."""
+        self._health.met("pipeline")
+        while not stop.is_set():
+            self._turn(consumer, failure)
+        self._drain(consumer, failure)
+
+    def _turn(self, consumer: Consumer, failure: Callable[[], BaseException | None], draining: bool = False) -> None:
+        error = failure()
+        if error is not None:
+            raise error
+        self._health.beat("poll")
+        self._begin_new(consumer)
+        self._go_back(consumer)
+        wait_s = PAUSED_POLL_S if self._paused or draining else POLL_S
+        chunks, skipped, unreadable = consumer.poll(self._settings.ingest.poll_chunk_frames, wait_s)
+        self._books.generation = consumer.generation
+        for chunk in chunks:
+            if not draining:
+                self._admit(chunk)
+        self._report(skipped, unreadable)
+        self._balance(consumer, draining)
+        now = time.monotonic()
+        if now >= self._next_commit:
+            self._next_commit = now + self._settings.delivery.commit_interval_ms / 1000
+            self._seal_and_commit(consumer)
+        if now >= self._next_lag:
+            self._next_lag = now + (LAG_INTERVAL_PAUSED_S if self._paused else LAG_INTERVAL_S)
+            self._metrics.lag(consumer.lags(fresh=self._paused))
+
+    def _begin_new(self, consumer: Consumer) -> None:
+        while self._new:
+            source = self._new.popleft()
+            if source not in consumer.assignment:
+                continue  # taken away again meanwhile
+            start, skipped = consumer.begin(source)
+            with self._books.ledger() as ledger:
+                ledger.assign(source, start)
+            self._report([skipped] if skipped else [], [])
+            if self._paused:
+                consumer.pause([source])
+            else:
+                consumer.resume([source])
+
+    def _go_back(self, consumer: Consumer) -> None:
+        with self._books.ledger() as ledger:
+            rewinds = ledger.rewinds()
+        if not rewinds:
+            return
+        self._drop_waiting(rewinds, handed_over=False)
+        for source, offset in rewinds.items():
+            consumer.seek(source, offset)
+        with self._books.ledger() as ledger:
+            for source in rewinds:
+                ledger.rewound(source)
+
+    def _admit(self, chunk: Chunk) -> None:
+        epoch = chunk.frames[0].epoch
+        with self._books.ledger() as ledger:
+            if not ledger.admit(chunk.source, epoch, [frame.offset for frame in chunk.frames], chunk.position):
+                return  # the partition goes back or goes away: these are read again, here or elsewhere
+            self._books.budget.add(sum(map(weight, chunk.frames)))
+            self._queue.offer(chunk.frames)
+        self._metrics.frames_received(len(chunk.frames))
+
+    def _balance(self, consumer: Consumer, draining: bool) -> None:
+        budget = self._books.budget
+        if not self._paused and (draining or budget.exhausted):
+            self._paused = True
+            consumer.pause(consumer.assignment)
+        elif self._paused and not draining and budget.relieved:
+            self._paused = False
+            consumer.resume(consumer.assignment)
+        with self._books.ledger() as ledger:
+            outstanding = ledger.outstanding()
+        assigned = len(consumer.assignment)
+        self._metrics.in_flight(outstanding, budget.used)
+        self._metrics.partitions(assigned, assigned if self._paused else 0, len(self._unreadable))
+
+    def _seal_and_commit(self, consumer: Consumer) -> None:
+        with self._books.ledger() as ledger:
+            idle = [source for source in ledger.sources if ledger.outstanding([source]) == 0]
+        positions = {source: consumer.position(source) for source in idle}
+        with self._books.ledger() as ledger:
+            for source, position in positions.items():
+                # Only if still idle: a position is no news while frames below it are under way.
+                if position is not None and ledger.outstanding([source]) == 0:
+                    ledger.observe(source, position)
+            ranges = ledger.sealable()
+            commits = ledger.commits()
+        if ranges:
+            self._publishing.seal(ranges)
+        if commits and not self._commit_under_way:
+            self._commit_under_way = True
+            consumer.commit({done.source: done.end for done in commits}, lambda error: self._committed(commits, error))
+
+    def _committed(self, commits: list[Range], error: Exception | None) -> None:
+        self._commit_under_way = False
+        if error is not None:
+            self._metrics.commit_failed()
+            log.warning("commit failed, the next one repeats it: %s", error)
+            return
+        self._metrics.committed()
+        with self._books.ledger() as ledger:
+            for done in commits:
+                ledger.committed(done)
+
+    def _drain(self, consumer: Consumer, failure: Callable[[], BaseException | None]) -> None:
+        grace_s = self._settings.delivery.drain_grace_ms / 1000
+        give_up = time.monotonic() + grace_s
+        self._health.unmet("pipeline", "draining")
+        self._queue.flush()
+        log.info("draining: no new frames, at most %.0f s for those under way", grace_s)
+        while True:
+            self._turn(consumer, failure, draining=True)
+            with self._books.ledger() as ledger:
+                ranges = ledger.sealable()
+                settled = not ranges and ledger.settled()
+            if ranges:
+                self._publishing.seal(ranges)
+            if settled and not self._commit_under_way:
+                break
+            if time.monotonic() > give_up:
+                with self._books.ledger() as ledger:
+                    left = ledger.outstanding()
+                log.warning("the grace is over with %d frames under way; they stay uncommitted and are processed again", left)
+                break
+        with self._books.ledger() as ledger:
+            commits = ledger.commits()
+        if commits:
+            try:
+                consumer.commit_now({done.source: done.end for done in commits}, timeout_s=min(5.0, grace_s))
+                self._committed(commits, None)
+            except DependencyError as error:
+                log.warning("%s", error)
+
+    def _report(self, skipped: list[Skipped], unreadable: list[Unreadable]) -> None:
+        for gap in skipped:
+            lost = gap.end - gap.start
+            self._metrics.frames_skipped(lost)
+            log.error(
+                "%s/%d: offsets %d to %d were gone before they were read: %d lost, going on at %d",
+                *gap.source,
+                gap.start,
+                gap.end,
+                lost,
+                gap.resume_at,
+            )
+            with self._books.ledger() as ledger:
+                if gap.resume_at < gap.start and gap.source in ledger.sources:
+                    ledger.assign(gap.source, gap.resume_at)
+        for stopped in unreadable:
+            self._unreadable.add(stopped.source)
+            log.error(
+                "%s/%d stopped: the record at offset %d can't be read (%s); the other partitions go on",
+                *stopped.source,
+                stopped.offset,
+                stopped.detail,
+            )
+
+    def _drop_waiting(self, sources: Collection[SourcePartition], handed_over: bool) -> None:
+        """Take frames of these partitions out of the queue; handed over, each partition ends for us where they began."""
+        with self._books.ledger() as ledger:
+            if handed_over:
+                ledger.closing(sources)
+            dropped = self._queue.discard(sources)
+            self._books.budget.release(sum(map(weight, dropped)))
+            if handed_over:
+                first: dict[SourcePartition, int] = {}
+                for frame in dropped:
+                    first.setdefault(frame.source, frame.offset)
+                for source, offset in first.items():
+                    ledger.truncate(source, offset)

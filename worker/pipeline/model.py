@@ -1,0 +1,102 @@
+"""The served model as the worker sees it: engine, preprocessing contract, labels and head, checked against each other."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.errors import ConfigurationError, ModelError
+from worker.frames import TensorSpec
+from worker.heads import Head
+from worker.heads.classify import ClassifyHead, load_labels
+from worker.heads.embed import EmbedHead
+from worker.infer import Engine, LocalEngine, TritonEngine
+from worker.preprocess.contract import Contract
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+INPUT_NAME = "image"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that is ready, with what belongs to it."""
+
+    engine: Engine
+    contract: Contract
+    head: Head
+
+
+def open_model(settings: Settings) -> ServedModel:
+    """Load contract and labels, connect the engine, check that they fit.
+
+    Raises ConfigurationError for missing files, ModelError for a misfit, DependencyError when Triton is out of reach.
+    """
+    directory = model_directory(settings)
+    contract = Contract.load(directory / "preprocess.toml")
+    head = _head(settings, directory)
+    engine = _engine(settings, directory, contract, head)
+    try:
+        _check(settings, directory, contract, head, engine)
+    except BaseException:
+        engine.close()
+        raise
+    return ServedModel(engine, contract, head)
+
+
+def model_directory(settings: Settings) -> Path:
+    """The folder that holds the model's contract and labels. Raises ConfigurationError when there is none."""
+    directory = Path(settings.model.directory).expanduser()
+    if not settings.model.directory or not directory.is_dir():
+        raise ConfigurationError(
+            f"model.directory is {settings.model.directory!r}, which is no folder; name the served model's folder, the one "
+            "with preprocess.toml and labels.txt (`python -m triton_models.build` prints where it makes them)"
+        )
+    return directory
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _head(settings: Settings, directory: Path) -> Head:
+    if settings.model.task == "embed":
+        return EmbedHead()
+    return ClassifyHead(load_labels(directory / "labels.txt"), settings.model.top_k)
+
+
+def _engine(settings: Settings, directory: Path, contract: Contract, head: Head) -> Engine:
+    if settings.infer.backend == "local":
+        threads = settings.infer.local_threads or max(1, cores() // 2)
+        return LocalEngine(directory, output_names=head.output_names, threads=threads)
+    return TritonEngine(
+        settings.infer.url,
+        settings.model.name,
+        settings.model.version,
+        output_names=head.output_names,
+        expected=TensorSpec(INPUT_NAME, contract.dtype, contract.tensor_shape),
+        shared_memory=settings.infer.shared_memory,
+    )
+
+
+def _check(settings: Settings, directory: Path, contract: Contract, head: Head, engine: Engine) -> None:
+    if engine.max_batch_size < settings.batching.max_batch_size:
+        raise ModelError(
+            f"{settings.model.name} takes batches of at most {engine.max_batch_size}, batching.max_batch_size is "
+            f"{settings.batching.max_batch_size}; lower the setting or raise the model's max_batch_size"
+        )
+    if engine.preprocess_digest not in (None, contract.digest):
+        log.warning(
+            "the served %s was built with preprocessing contract %s, but %s is %s: rebuild the model after a change of its "
+            "contract; predictions name the contract that was used here",
+            settings.model.name,
+            engine.preprocess_digest,
+            directory / "preprocess.toml",
+            contract.digest,
+        )
+    for spec in engine.outputs:
+        head.check(spec)

@@ -1,0 +1,195 @@
+"""From answers to records: the head's results, the frames' predictions and dead letters, and the statistics kept of them.
+
+Used by the publisher thread alone. `write` makes a batch's messages and what to remember until they are acknowledged;
+`acknowledged` moves that into the statistics; `statistics` cuts complete ranges out of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from worker.frames import Answer, Float32Array, Frame, ModelIdentity, Prepared, Reason, Rejection, Row, SourcePartition, Stage
+from worker.heads import Head
+from worker.ingest.ledger import Range
+from worker.observe.metrics import Metrics
+from worker.pipeline.books import weight
+from worker.publish.messages import Composer, Message, captured_at, model_record, rfc3339, text
+from worker.records import ModelRecord, OffsetRange, StatisticsRecord, StreamStatistics, Timings
+from worker.statistics.collector import Collector
+
+
+@dataclass(slots=True)
+class Part:
+    """What one batch did to one source partition; lists run in parallel, in offset order."""
+
+    source: SourcePartition
+    epoch: int
+    offsets: list[int] = field(default_factory=list)
+    predicted: list[int] = field(default_factory=list)
+    streams: list[str | None] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    latencies_s: list[float] = field(default_factory=list)
+    rejected: list[tuple[int, str | None, Reason]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A batch whose records are on their way."""
+
+    parts: tuple[Part, ...]
+    weight: int
+    features: Float32Array
+    top_index: np.ndarray[tuple[int], np.dtype[np.int64]]
+    top_score: Float32Array
+
+
+class Outcomes:
+    """Everything the publisher makes. `compose` gives a composer with the topics' limits as they are now."""
+
+    def __init__(self, compose: Callable[[], Composer], head: Head, preprocess: str, metrics: Metrics) -> None:
+        self._compose = compose
+        self._composer = compose()
+        self._head = head
+        self._preprocess = preprocess
+        self._metrics = metrics
+        self._collectors: dict[SourcePartition, Collector] = defaultdict(Collector)
+        self._model: ModelRecord | None = None
+        self._identity: tuple[ModelIdentity, str] | None = None
+        self._window_start_ms = time.time_ns() // 1_000_000
+
+    def refresh_limits(self) -> None:
+        """Ask the broker again what the topics take. Raises DependencyError."""
+        self._composer = self._compose()
+
+    def write(
+        self, prepared: Prepared, answer: Answer | None, current: Sequence[bool], generation: int
+    ) -> tuple[list[Message], Written]:
+        """Messages in source order, one for each frame that is `current`."""
+        now_ms = time.time_ns() // 1_000_000
+        predicted_at = rfc3339(now_ms)
+        results = None if answer is None else self._head(answer.outputs)
+        if answer is not None:
+            self._name(answer)
+        row_of = {row.index: number for number, row in enumerate(prepared.rows)}
+        messages: list[Message] = []
+        parts: dict[SourcePartition, Part] = {}
+        reasons: Counter[Reason] = Counter()
+        total = 0
+        for index, frame in enumerate(prepared.frames):
+            if not current[index]:
+                continue
+            total += weight(frame)
+            part = parts.get(frame.source)
+            if part is None:
+                part = parts[frame.source] = Part(frame.source, frame.epoch)
+            part.offsets.append(frame.offset)
+            stream = None if frame.key is None else text(frame.key)
+            row = row_of.get(index)
+            made: Message | Rejection
+            captured = captured_at(frame)
+            if row is None:
+                made = prepared.rejections[index]
+            elif answer is None or results is None:
+                raise AssertionError("a batch with rows has an answer")
+            elif row in answer.rejections:
+                made = answer.rejections[row]
+            elif not results.finite[row]:
+                made = Rejection(
+                    Reason.INFERENCE_FAILED,
+                    f"{answer.model.name} answered with numbers that are not finite; check the frame, then the model",
+                    Stage.HEAD,
+                )
+            else:
+                timings = _timings(prepared, prepared.rows[row], frame, answer)
+                made = self._composer.prediction(
+                    frame, prepared.rows[row], self._record, results.result(row), timings, captured, predicted_at, generation
+                )
+            if isinstance(made, Rejection):
+                reasons[made.reason] += 1
+                part.rejected.append((frame.offset, stream, made.reason))
+                messages.append(self._composer.dead_letter(frame, made))
+            else:
+                assert row is not None
+                part.predicted.append(frame.offset)
+                part.streams.append(stream)
+                part.rows.append(row)
+                part.latencies_s.append((now_ms - captured[0]) / 1000)
+                messages.append(made)
+        self._metrics.dead_lettered(reasons)
+        if answer is not None:
+            self._metrics.predicted(sum(len(part.rows) for part in parts.values()), answer.served_by)
+            self._metrics.end_to_end([latency for part in parts.values() for latency in part.latencies_s])
+        top_index, top_score = (
+            results.top() if results is not None else (np.empty(0, np.int64), np.empty(0, np.float32))
+        )
+        return messages, Written(tuple(parts.values()), total, prepared.features, top_index, top_score)
+
+    def acknowledged(self, written: Written) -> None:
+        """The batch's records are with the broker: it counts."""
+        for part in written.parts:
+            collector = self._collectors[part.source]
+            if part.rows:
+                collector.add(
+                    part.predicted,
+                    part.streams,
+                    written.features[part.rows],
+                    written.top_index[part.rows],
+                    written.top_score[part.rows],
+                    np.asarray(part.latencies_s, np.float32),
+                )
+            for offset, stream, reason in part.rejected:
+                collector.reject(offset, stream, reason)
+
+    def statistics(self, ranges: Sequence[Range], generation: int) -> list[Message]:
+        """A record for each range that holds frames; the others (markers, compacted records) have nothing to say."""
+        now_ms = time.time_ns() // 1_000_000
+        messages = []
+        for done in ranges:
+            summaries = self._collectors[done.source].cut(done.start, done.end)
+            if not summaries:
+                continue
+            record = StatisticsRecord(
+                source=OffsetRange(
+                    topic=done.source.topic, partition=done.source.partition, start=done.start, end=done.end
+                ),
+                generation=generation,
+                model=self._model,
+                preprocess=self._preprocess,
+                window_start=rfc3339(self._window_start_ms),
+                window_end=rfc3339(now_ms),
+                streams=[StreamStatistics(stream=stream, summary=summary) for stream, summary in summaries.items()],
+            )
+            messages.append(self._composer.statistics(record))
+        self._window_start_ms = now_ms
+        return messages
+
+    def forget(self, sources: Collection[SourcePartition]) -> None:
+        """Drop what was collected of partitions that were taken away or went back."""
+        for source in sources:
+            self._collectors.pop(source, None)
+
+    def _name(self, answer: Answer) -> None:
+        """The model's record, made anew only when another model answers."""
+        if self._identity != (answer.model, answer.served_by):
+            self._identity = (answer.model, answer.served_by)
+            self._model = model_record(answer.model, answer.served_by)
+            self._metrics.model(answer.model)
+
+    @property
+    def _record(self) -> ModelRecord:
+        assert self._model is not None
+        return self._model
+
+
+def _timings(prepared: Prepared, row: Row, frame: Frame, answer: Answer) -> Timings:
+    return Timings(
+        queued=round(max(0.0, prepared.taken_at - frame.received_at) * 1000, 3),
+        decode=round(row.decode_ms, 3),
+        batch=round((prepared.prepared_at - prepared.taken_at) * 1000, 3),
+        infer=round(answer.infer_ms, 3),
+    )

@@ -1,0 +1,217 @@
+"""The publisher: one thread that puts batches back in order, writes every frame's outcome, and knows what is acknowledged.
+
+answers -> order -> predictions and dead letters -> acknowledgement -> ledger. Ranges that are complete get their
+statistics record here, and only when that is acknowledged too may the poll thread commit them. After a failed send the
+producer is made anew and every partition with something unacknowledged goes back to its committed offset.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker.errors import DependencyError, PublishFailed
+from worker.frames import Answer, Prepared, SourcePartition, Stage
+from worker.ingest.ledger import Range
+from worker.observe.health import Health
+from worker.observe.metrics import Metrics
+from worker.pipeline.books import Books, weight
+from worker.pipeline.outcomes import Outcomes, Written
+from worker.publish.kafka import Producer
+from worker.publish.messages import Message
+from worker.publish.order import Reorder
+
+log = logging.getLogger(__name__)
+
+# How often acknowledgements are looked at while nothing else arrives.
+REAP_S = 0.01
+IDLE_S = 0.2
+RENEW_BACKOFF_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    prepared: Prepared
+    answer: Answer | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seal:
+    ranges: list[Range]
+
+
+@dataclass(frozen=True, slots=True)
+class _Forget:
+    sources: Collection[SourcePartition]
+
+
+@dataclass(slots=True)
+class _Sent:
+    """Records on their way: a batch's outcomes, or the statistics of ranges."""
+
+    futures: list[Any]
+    bytes_out: int
+    sent_at: float
+    written: Written | None = None
+    ranges: list[Range] = field(default_factory=list)
+
+
+class Publishing:
+    """Hand it answers with `answered`, ranges with `seal`; it tells the ledger what is complete and what is sealed."""
+
+    def __init__(
+        self,
+        producer: Producer,
+        outcomes: Outcomes,
+        books: Books,
+        metrics: Metrics,
+        health: Health,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._producer = producer
+        self._outcomes = outcomes
+        self._books = books
+        self._metrics = metrics
+        self._health = health
+        self._failed = failed
+        self._inbox: queue.SimpleQueue[_Answered | _Seal | _Forget] = queue.SimpleQueue()
+        self._order: Reorder[_Answered] = Reorder()
+        self._pending: deque[_Sent] = deque()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="headrace-publish", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def answered(self, prepared: Prepared, answer: Answer | None) -> None:
+        """A batch has its answer; None if no frame of it could be inferred. From any thread."""
+        self._inbox.put(_Answered(prepared, answer))
+
+    def seal(self, ranges: list[Range]) -> None:
+        """These ranges are complete: write their statistics, then mark them sealed. From any thread."""
+        self._inbox.put(_Seal(ranges))
+
+    def forget(self, sources: Collection[SourcePartition]) -> None:
+        """These partitions went elsewhere: drop what was collected of them. From any thread."""
+        self._inbox.put(_Forget(sources))
+
+    def close(self) -> None:
+        """End the thread and the producer."""
+        self._ending.set()
+        self._thread.join(timeout=5)
+        self._producer.close()
+
+    def _run(self) -> None:
+        try:
+            while not self._ending.is_set():
+                self._health.beat("publish")
+                try:
+                    item = self._inbox.get(timeout=REAP_S if self._pending else IDLE_S)
+                except queue.Empty:
+                    pass
+                else:
+                    self._take(item)
+                self._reap()
+        except BaseException as error:
+            log.exception("the publisher failed")
+            self._failed(error)
+
+    def _take(self, item: _Answered | _Seal | _Forget) -> None:
+        match item:
+            case _Answered():
+                for ready in self._order.push(item.prepared.number, item):
+                    self._publish(ready)
+            case _Seal():
+                self._write_statistics(item.ranges)
+            case _Forget():
+                self._outcomes.forget(item.sources)
+
+    def _publish(self, batch: _Answered) -> None:
+        frames = batch.prepared.frames
+        with self._books.ledger() as ledger:
+            epochs = {source: ledger.epoch(source) for source in {frame.source for frame in frames}}
+        current = [frame.epoch == epochs[frame.source] for frame in frames]
+        stale = [frame for frame, ok in zip(frames, current, strict=True) if not ok]
+        if stale:
+            self._books.budget.release(sum(map(weight, stale)))
+            self._metrics.frames_discarded(len(stale))
+            if len(stale) == len(frames):
+                return
+        messages, written = self._outcomes.write(batch.prepared, batch.answer, current, self._books.generation)
+        self._send(messages, written=written)
+
+    def _write_statistics(self, ranges: list[Range]) -> None:
+        messages = self._outcomes.statistics(ranges, self._books.generation)
+        self._send(messages, ranges=ranges)
+        self._metrics.statistics_records(len(messages))
+
+    def _send(self, messages: list[Message], written: Written | None = None, ranges: list[Range] | None = None) -> None:
+        sent = _Sent([], sum(message.size for message in messages), time.monotonic(), written, ranges or [])
+        self._books.budget.add(sent.bytes_out)
+        self._pending.append(sent)
+        try:
+            for message in messages:
+                sent.futures.append(self._producer.send(message))
+        except PublishFailed as error:
+            self._go_back(error)
+
+    def _reap(self) -> None:
+        pending = self._pending
+        while pending:
+            sent = pending[0]
+            for future in sent.futures:
+                if not future.is_done:
+                    return
+                if future.exception is not None:
+                    self._go_back(future.exception)
+                    return
+            pending.popleft()
+            self._acknowledged(sent)
+
+    def _acknowledged(self, sent: _Sent) -> None:
+        self._books.budget.release(sent.bytes_out)
+        written = sent.written
+        if written is not None:
+            self._outcomes.acknowledged(written)
+            self._books.budget.release(written.weight)
+            self._metrics.stage(Stage.PUBLISH, [time.monotonic() - sent.sent_at])
+        with self._books.ledger() as ledger:
+            for part in written.parts if written is not None else ():
+                ledger.complete(part.source, part.epoch, part.offsets)
+            for done in sent.ranges:
+                ledger.sealed(done)
+
+    def _go_back(self, error: BaseException) -> None:
+        """Nothing is sent again singly: all that is unacknowledged is processed again from the committed offsets."""
+        sources = {part.source for sent in self._pending if sent.written for part in sent.written.parts}
+        sources |= {done.source for sent in self._pending for done in sent.ranges}
+        log.error(
+            "the broker did not take a record (%s: %s); %d partition(s) go back to their committed offsets",
+            type(error).__name__,
+            error,
+            len(sources),
+        )
+        self._metrics.publish_failed()
+        with self._books.ledger() as ledger:
+            ledger.invalidate(sources)
+        for sent in self._pending:
+            self._books.budget.release(sent.bytes_out + (sent.written.weight if sent.written else 0))
+        self._pending.clear()
+        self._outcomes.forget(sources)
+        while not self._ending.is_set():
+            try:
+                self._producer.renew()
+                self._outcomes.refresh_limits()
+                self._health.met("broker")
+                return
+            except DependencyError as unreachable:
+                self._health.unmet("broker", str(unreachable))
+                self._health.beat("publish")
+                self._ending.wait(RENEW_BACKOFF_S)

@@ -1,0 +1,244 @@
+"""What is written for a frame: its prediction or its dead letter, and the statistics of a range. Pure.
+
+Predictions are CloudEvents 1.0 in binary mode; `ce_id` and `ce_source` are the same each time the same frame is processed,
+so that a consumer can deduplicate on the pair. Dead letters carry key and value exactly as they came.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+
+from worker.frames import Frame, ModelIdentity, Reason, Rejection, Row, Stage
+from worker.records import (
+    JSON_CONTENT_TYPE,
+    PREDICTION_TYPE,
+    STATISTICS_TYPE,
+    ClassScore,
+    ImageRecord,
+    ModelRecord,
+    Prediction,
+    Source,
+    StatisticsRecord,
+    Timings,
+    encode,
+)
+
+Header = tuple[str, bytes]
+# What a record batch adds to one record of it: 61 bytes of batch header, about 20 of varints; a header pair about 10.
+RECORD_OVERHEAD_BYTES = 128
+HEADER_OVERHEAD_BYTES = 12
+# Detail is for a reader; a header is no place for a dump.
+MAX_DETAIL_CHARS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One record to be written. `partition` None: chosen by the key."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: list[Header]
+    partition: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Upper bound of what the record takes in a batch, in bytes."""
+        return (
+            len(self.key or b"")
+            + len(self.value or b"")
+            + sum(len(name) + len(value) + HEADER_OVERHEAD_BYTES for name, value in self.headers)
+            + RECORD_OVERHEAD_BYTES
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An output topic: `max_bytes` bounds one record on it."""
+
+    topic: str
+    partitions: int
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the head says of one frame."""
+
+    classes: list[ClassScore] | None = None
+    embedding: list[float] | None = None
+
+
+class Composer:
+    """Makes the records of one worker: which cluster, topics, contract and task is fixed for its life."""
+
+    def __init__(
+        self,
+        predictions: Target,
+        dead_letters: Target,
+        statistics: Target,
+        event_source: str,
+        preprocess: str,
+        task: str,
+    ) -> None:
+        self._predictions = predictions
+        self._dead_letters = dead_letters
+        self._statistics = statistics
+        self._event_source = event_source.encode()
+        self._preprocess = preprocess
+        self._task = task
+
+    def prediction(
+        self,
+        frame: Frame,
+        row: Row,
+        model: ModelRecord,
+        result: Result,
+        timings: Timings,
+        captured: tuple[int, str],
+        predicted_at: str,
+        generation: int | None,
+    ) -> Message | Rejection:
+        """The record of a predicted frame, or the rejection if it is larger than its topic takes."""
+        headers = last_headers(frame)
+        frame_id = headers.get("frame-id")
+        width, height = row.facts.upright_size
+        value = encode(
+            Prediction(
+                id=frame.id,
+                frame_id=None if frame_id is None else text(frame_id),
+                stream=None if frame.key is None else text(frame.key),
+                source=Source(topic=frame.source.topic, partition=frame.source.partition, offset=frame.offset),
+                generation=generation,
+                captured_at=rfc3339(captured[0]),
+                captured_at_source=captured[1],
+                predicted_at=predicted_at,
+                image=ImageRecord(format=row.facts.format, width=width, height=height, decoder=row.decoder),
+                model=model,
+                preprocess=self._preprocess,
+                task=self._task,
+                timings_ms=timings,
+                classes=msgspec.UNSET if result.classes is None else result.classes,
+                embedding=msgspec.UNSET if result.embedding is None else result.embedding,
+            )
+        )
+        event: list[Header] = [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", frame.id.encode()),
+            ("ce_source", self._event_source),
+            ("ce_type", PREDICTION_TYPE.encode()),
+            ("ce_time", predicted_at.encode()),
+            ("content-type", JSON_CONTENT_TYPE),
+        ]
+        if traceparent := headers.get("traceparent"):
+            event.append(("traceparent", traceparent))
+        message = Message(self._predictions.topic, frame.key, value, event, self._partition(frame, self._predictions))
+        if message.size > self._predictions.max_bytes:
+            detail = (
+                f"the prediction takes {message.size} bytes and topic {self._predictions.topic} at most "
+                f"{self._predictions.max_bytes}; shorten key and headers, or raise the topic's max.message.bytes"
+            )
+            return Rejection(Reason.OUTPUT_TOO_LARGE, detail, Stage.PUBLISH)
+        return message
+
+    def dead_letter(self, frame: Frame, rejection: Rejection) -> Message:
+        """Key and value as they came, why in headers. What the client can't express is empty and named in `dlq-nulls`."""
+        nulls = []
+        key, value = frame.key, frame.value
+        if key is None and value is None:
+            nulls.append("value")
+            value = b""
+        headers: list[Header] = []
+        for name, content in frame.headers:
+            if name.startswith("dlq-"):
+                continue
+            if content is None:
+                nulls.append(f"header:{name}")
+            headers.append((name, content or b""))
+        headers += [
+            ("dlq-reason", rejection.reason.value.encode()),
+            ("dlq-detail", rejection.detail[:MAX_DETAIL_CHARS].encode()),
+            ("dlq-stage", rejection.stage.value.encode()),
+            ("dlq-attempts", str(rejection.attempts).encode()),
+            ("dlq-source", frame.id.encode()),
+        ]
+        if nulls:
+            headers.append(("dlq-nulls", ",".join(nulls).encode()))
+        message = Message(self._dead_letters.topic, key, value, headers, self._partition(frame, self._dead_letters))
+        if message.size <= self._dead_letters.max_bytes:
+            return message
+        headers.append(("dlq-value-sha256", hashlib.sha256(value or b"").hexdigest().encode()))
+        return Message(message.topic, key, b"", headers, message.partition)
+
+    def statistics(self, record: StatisticsRecord) -> Message:
+        """To a partition fixed by its source, so that replacements follow what they replace."""
+        key = f"{record.source.topic}/{record.source.partition}".encode()
+        headers: list[Header] = [("ce_type", STATISTICS_TYPE.encode()), ("content-type", JSON_CONTENT_TYPE)]
+        partition = record.source.partition % self._statistics.partitions
+        return Message(self._statistics.topic, key, encode(record), headers, partition)
+
+    @staticmethod
+    def _partition(frame: Frame, target: Target) -> int | None:
+        return frame.source.partition % target.partitions if frame.key is None else None
+
+
+def model_record(identity: ModelIdentity, served_by: str) -> ModelRecord:
+    """The model as predictions name it."""
+    return ModelRecord(
+        name=identity.name,
+        version=identity.version,
+        digest=identity.digest,
+        runtime=identity.runtime,
+        precision=identity.precision,
+        served_by=served_by,
+        engine_digest=identity.engine_digest,
+    )
+
+
+def last_headers(frame: Frame) -> Mapping[str, bytes]:
+    """Headers by name; of a repeated one the last wins, null ones count as missing."""
+    return {name: value for name, value in frame.headers if value is not None}
+
+
+def captured_at(frame: Frame) -> tuple[int, str]:
+    """Epoch milliseconds and where they are from: the `header` (RFC 3339 or epoch milliseconds), else `broker`."""
+    header = last_headers(frame).get("captured-at") if frame.headers else None
+    if header is not None:
+        content = header.decode("ascii", "replace").strip()
+        try:
+            if content.lstrip("-").isdigit():
+                moment = datetime.fromtimestamp(int(content) / 1000, UTC)
+            else:
+                moment = datetime.fromisoformat(content)
+                if moment.tzinfo is None:  # RFC 3339 has an offset; without one nobody knows which hour is meant
+                    return frame.timestamp_ms, "broker"
+            return round(moment.timestamp() * 1000), "header"
+        except (ValueError, OverflowError, OSError):
+            pass
+    return frame.timestamp_ms, "broker"
+
+
+def rfc3339(epoch_ms: int) -> str:
+    """UTC with milliseconds and `Z`; years outside 1970..9999 are clamped, since nothing can write them."""
+    clamped = min(max(epoch_ms, 0), 253_402_300_799_999)
+    return datetime.fromtimestamp(clamped / 1000, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def _percent(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(f"%{byte:02X}" for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("headrace-percent", _percent)
+
+
+def text(content: bytes) -> str:
+    """UTF-8; other bytes are percent-encoded."""
+    return content.decode("utf-8", "headrace-percent")
