@@ -1,0 +1,9 @@
+"""The inference stage: a filled slot in, an `Answer` or an error out, from Triton or from onnxruntime in this process."""
+
+from __future__ import annotations
+
+from worker.infer.engine import Done, Engine
+from worker.infer.local import LocalEngine
+from worker.infer.triton import TritonEngine
+
+__all__ = ["Done", "Engine", "LocalEngine", "TritonEngine"]
