@@ -21,13 +21,14 @@ _TILE_WIDTH, _TILE_HEIGHT, _SAMPLE_FORMAT = 322, 323, 339
 # Compressions whose damage a decoder can notice. JPEG, fax and the newer codecs inside TIFF are decoded through
 # libtiff, which only warns of their damage: a strict worker cannot answer for them.
 _COMPRESSIONS = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate"}
-# libtiff allocates a whole tile at a time, so a tile far larger than its image is a bomb. A tile of a million pixels
-# (1024 x 1024, larger than any writer's default) is harmless whatever the image's size.
-_HARMLESS_TILE_PIXELS = 1 << 20
+# libtiff decodes whole tiles, so tiles that reach far beyond their image are a bomb. Up to 4 million pixels are harmless
+# whatever the image's size (four tiles of 1024 x 1024, larger than any writer's default); above that a sound file's
+# tiles hold less than twice its pixels.
+_HARMLESS_TILE_PIXELS = 4 << 20
 
 
 def _directory(tiff: bytes, order: str, offset: int) -> Iterator[tuple[int, int]]:
-    """Yield (tag, first value) of the SHORT and LONG entries of the directory at `offset`."""
+    """Yield (tag, first value) of the SHORT and LONG entries of the directory at `offset`; all must lie in the value."""
     (count,) = struct.unpack_from(order + "H", tiff, offset)
     for entry in range(offset + 2, offset + 2 + 12 * count, 12):
         tag, kind, values = struct.unpack_from(order + "HHI", tiff, entry)
@@ -37,6 +38,8 @@ def _directory(tiff: bytes, order: str, offset: int) -> Iterator[tuple[int, int]
         at = entry + 8
         if size * values > 4:
             (at,) = struct.unpack_from(order + "I", tiff, at)
+            if at + size * values > len(tiff):
+                raise IndexError(f"the values of tag {tag} go beyond the value's end")
         yield tag, struct.unpack_from(order + ("H" if kind == _SHORT else "I"), tiff, at)[0]
 
 
@@ -86,8 +89,13 @@ def read_tiff(value: bytes) -> ImageFacts:
             f"The TIFF has {samples} samples of {bits} bits a pixel, sample format {tags.get(_SAMPLE_FORMAT, 1)}; expected "
             "1 to 4 unsigned samples of at most 16 bits."
         )
-    tile_pixels = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)
-    if tile_pixels > max(_HARMLESS_TILE_PIXELS, 4 * width * height):
-        raise corrupt(f"The TIFF's tiles hold {tile_pixels:,} pixels each, its picture only {width} x {height}.")
+    tiled = _rounded_up(width, tags.get(_TILE_WIDTH, 1)) * _rounded_up(height, tags.get(_TILE_HEIGHT, 1))
+    if tiled > max(_HARMLESS_TILE_PIXELS, 2 * width * height):
+        raise corrupt(f"The TIFF's tiles hold {tiled:,} pixels, its picture only {width} x {height}.")
     orientation = tags.get(ORIENTATION, 1)
     return ImageFacts("tiff", width, height, samples, bits, orientation if 1 <= orientation <= 8 else 1)
+
+
+def _rounded_up(size: int, step: int) -> int:
+    """The least multiple of `step` that is at least `size`."""
+    return -(-size // step) * step if step else size
