@@ -1,0 +1,76 @@
+"""`python -m benchmarks NAME [--json] [--quick]`, `python -m benchmarks list`.
+
+Progress goes to stderr, tables or (with --json) one JSON object on the last line to stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import latency, overhead, throughput
+from benchmarks.machine import machine
+from benchmarks.options import Options
+from benchmarks.report import print_tables
+from worker.errors import HeadraceError
+
+BENCHMARKS: dict[str, tuple[Callable[[Options], dict[str, Any]], str]] = {
+    "throughput": (throughput.measure, "frames/s end to end, against the ideal and against the loops people write"),
+    "overhead": (overhead.measure, "CPU a frame with a model that costs nothing, against the bare sum of its parts"),
+    "latency": (latency.measure, "p50 and p99 from produced to predicted, at half of the capacity"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit codes as those of `headrace`: 0 done, 2 usage, 3 a dependency can't be had, 4 frames were lost."""
+    options = _parser().parse_args(argv)
+    if options.name == "list":
+        names = {name: sentence for name, (_, sentence) in BENCHMARKS.items()}
+        print(json.dumps(names) if options.json else "\n".join(f"{name:12} {text}" for name, text in names.items()))
+        return 0
+    about = machine()  # before the benchmark: its own load is not the machine's
+    started = time.monotonic()
+    try:
+        figures = BENCHMARKS[options.name][0](Options(options.quick, options.frames, options.rounds))
+    except HeadraceError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return error.exit_code
+    result = {
+        "benchmark": options.name,
+        **figures,
+        "quick": options.quick,
+        "took_s": round(time.monotonic() - started, 1),
+        "machine": about,
+    }
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print_tables(result, Console())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("name", choices=["list", *BENCHMARKS])
+    parser.add_argument("--json", action="store_true", help="one JSON object on the last line of stdout")
+    parser.add_argument("--quick", action="store_true", help="under four minutes, same keys, wider spread")
+    parser.add_argument("--frames", type=_positive, help="frames of each run, instead of the benchmark's own number")
+    parser.add_argument("--rounds", type=_positive, help="rounds of each side, instead of the benchmark's own number")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not a positive number")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())
