@@ -74,7 +74,7 @@ class JavaNode:
         self.log_dirs = str(directory / "data")
         self._directory = directory
         self._cluster_id = cluster_id
-        self._archive = libs.parent / f"classes-{_java_release(java)[0]}.jsa"
+        self._archive = libs / f"classes-{_java_release(java)[0]}.jsa"  # it fits these very files, so it lies with them
         self._command = [java, *_JVM_FLAGS, f"-Xmx{heap_mib}m"]
         if self._archive.exists():  # halves the CPU time of a start: 3.4 -> 1.7 s with formatting
             self._command.append(f"-XX:SharedArchiveFile={self._archive}")
