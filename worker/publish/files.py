@@ -12,11 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Protocol, Self
+from typing import IO, Any, Protocol, Self
 
 import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from worker.errors import ConfigurationError
 from worker.frames import Frame, Rejection
@@ -170,6 +168,8 @@ class ParquetSink(_Base):
     """
 
     def __init__(self, out: Path) -> None:
+        import pyarrow.parquet as pq  # 40 MB of memory that only this sink needs
+
         if out.is_file():
             raise ConfigurationError(f"{out} is a file; Parquet output is a folder of part files: name another output")
         out.mkdir(parents=True, exist_ok=True)
@@ -200,6 +200,9 @@ class ParquetSink(_Base):
     def _write_part(self) -> None:
         if not self._rows:
             return
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         table = pa.Table.from_pylist([_row(prediction) for prediction in self._rows], schema=_schema())
         name = f"part-{self._next_part:05d}.parquet"
         temporary = self.out / f"{name}.tmp"
@@ -263,11 +266,13 @@ def _row(prediction: bytes) -> dict[str, object]:
     return row
 
 
-def _schema() -> pa.Schema:
+def _schema() -> Any:
+    import pyarrow as pa
+
     text, integer, real = pa.string(), pa.int64(), pa.float32()
     moment = pa.timestamp("us", tz="UTC")
 
-    def struct(**fields: pa.DataType) -> pa.StructType:
+    def struct(**fields: Any) -> Any:
         return pa.struct(list(fields.items()))
 
     model = dict.fromkeys(("name", "version", "digest", "runtime", "precision", "served_by", "engine_digest"), text)
