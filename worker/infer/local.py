@@ -89,8 +89,8 @@ class LocalEngine:
 
     def _run(self, call: Call) -> None:
         outcome: Answer | HeadraceError
-        if self._closed or call.told:
-            call.end(InferenceUnavailable(f"{self._endpoint} closed, or had no time for the batch."))
+        if self._closed or time.monotonic() >= call.deadline:
+            call.end(InferenceUnavailable(f"{self._endpoint} came to the batch too late, or was closed."))
             return
         try:
             batch = call.slot.array[: call.rows]
