@@ -23,6 +23,19 @@ class Topics:
     group: str
     partitions: int
 
+    @property
+    def settings(self) -> dict[str, dict[str, str]]:
+        """The part of a worker's settings that names the broker, the group and these topics."""
+        return {
+            "kafka": {"bootstrap_servers": self.bootstrap_servers, "group_id": self.group},
+            "topics": {
+                "frames": self.frames,
+                "predictions": self.predictions,
+                "dead_letters": self.dlq,
+                "statistics": self.stats,
+            },
+        }
+
 
 def create_topics(
     bootstrap_servers: str,
