@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from triton_models.build.checkpoint import read_checkpoint
 from triton_models.build.contract import read_contract
 from triton_models.build.packages import package_file
 from worker.embedded.assets import DemoImage, demo_images, demo_video
+from worker.embedded.process import free_port
 from worker.embedded.triton import TritonServer, unsupported_reason
 from worker.errors import DependencyError
 
@@ -170,7 +172,8 @@ def test_a_stopped_server_leaves_no_process_and_no_shared_memory(served_reposito
 @pytest.mark.triton
 def test_a_server_dies_with_a_killed_parent_and_the_next_start_clears_its_memory(served_repository: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from worker.embedded.triton import TritonServer;"
+        "import sys, time; from pathlib import Path; from worker.embedded.process import free_port
+from worker.embedded.triton import TritonServer;"
         "print(TritonServer.start(Path(sys.argv[1]), ['null']).pid, flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", script, str(served_repository)]
@@ -199,6 +202,19 @@ def test_a_repository_that_does_not_load_is_reported_with_the_end_of_the_log(
 ) -> None:
     with pytest.raises(DependencyError, match=r"(?s)log.*no_such_model"):
         TritonServer.start(served_repository, ["no_such_model"])
+
+
+@pytest.mark.triton
+def test_a_port_that_was_taken_in_the_meantime_is_replaced(
+    served_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = iter([taken.getsockname()[1], *(free_port() for _ in range(5))])
+        monkeypatch.setattr("worker.embedded.triton.free_port", lambda: next(ports))
+        with TritonServer.start(served_repository, ["null"]) as server:
+            assert server.grpc_url != f"127.0.0.1:{taken.getsockname()[1]}"
+            logits = ask(server, "null", np.zeros((1, 260, 260, 3), np.uint8), "logits").as_numpy("logits")
+            assert logits.shape == (1, 1000)
 
 
 def test_an_unsupported_machine_is_told_why_before_anything_is_installed(

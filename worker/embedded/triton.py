@@ -7,6 +7,7 @@ a repository that `triton_models.build` made. Not for production: this version h
 from __future__ import annotations
 
 import contextlib
+import ctypes.util
 import os
 import platform
 import shutil
@@ -34,6 +35,7 @@ _POLL_S = 0.05
 _EXIT_TIMEOUT_S = 5  # Triton's own bound on requests in flight at SIGTERM
 _STOP_S = _EXIT_TIMEOUT_S + 5.0
 _STARTS = 3  # a port found free may be taken by another process before Triton binds it
+_KEPT_LOGS = 20  # of some 10 kB each
 _REGION = "/dev/shm/triton_python_backend_shm_region_"  # noqa: S108  Triton's own names, not a temporary file of ours
 
 
@@ -47,7 +49,17 @@ def unsupported_reason() -> str | None:
         return f"its wheel needs glibc 2.35 or later, this machine has {libc or 'another libc'} {version}"
     if sys.version_info[:2] not in _PYTHONS:
         return f"its wheel runs models with Python 3.11 or 3.12, this is {sys.version_info[0]}.{sys.version_info[1]}"
+    if _libpython_folder() is None:
+        return f"it needs libpython{sys.version_info[0]}.{sys.version_info[1]}.so, which this machine lacks"
     return None
+
+
+def _libpython_folder() -> str | None:
+    """Where this Python's shared library is, '' where only the system's loader knows; None if there is none."""
+    folder, name = sysconfig.get_config_var("LIBDIR"), f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    if Path(folder, f"lib{name}.so.1.0").exists():
+        return str(folder)
+    return "" if ctypes.util.find_library(name) else None
 
 
 class TritonServer:
@@ -80,7 +92,7 @@ class TritonServer:
                 server._wait_ready(time.monotonic() + _READY_S)
                 server._note_regions()
             except DependencyError:
-                clash = "Address already in use" in server.process.tail() or "already in use" in server.process.tail()
+                clash = "already in use" in server.process.tail()
                 server.stop()
                 if not clash or attempt == _STARTS:
                     raise
@@ -95,8 +107,7 @@ class TritonServer:
     def _launch(cls, python: Path, repository: Path, models: Sequence[str], data: Path) -> TritonServer:
         site = python.parents[1] / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
         backends = _backend_folder(python.parents[1], site)
-        for note in (data / "logs").glob("triton-*.regions"):
-            _remove_regions(note)
+        _tidy(data / "logs")
         grpc_port, http_port, metrics_port = free_port(), free_port(), free_port()
         argv = [
             str(site / "pytriton" / "tritonserver" / "bin" / "tritonserver"),
@@ -159,11 +170,11 @@ def _server_env(python: Path, site: Path) -> dict[str, str]:
     """The stubs find Python by PATH and its library by LD_LIBRARY_PATH: without LIBDIR the system's libpython, of
     another patch version, would be loaded.
     """
-    libraries = [site / "nvidia_pytriton.libs", Path(sysconfig.get_config_var("LIBDIR"))]
+    libraries = [str(site / "nvidia_pytriton.libs"), _libpython_folder()]
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "LD_"))}
     return kept | {
         "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "LD_LIBRARY_PATH": os.pathsep.join(str(path) for path in libraries),
+        "LD_LIBRARY_PATH": os.pathsep.join(path for path in libraries if path),
     }
 
 
@@ -198,6 +209,15 @@ def _mapped_regions(pid: int) -> list[str]:
     except OSError:
         return []
     return sorted({line.split()[5] for line in lines if _REGION in line})
+
+
+def _tidy(logs: Path) -> None:
+    """Remove what servers left that were killed, and all but the newest logs."""
+    for note in logs.glob("triton-*.regions"):
+        _remove_regions(note)
+    found = sorted(logs.glob("triton-*.log"), key=lambda log: log.stat().st_mtime)
+    for log in found[:-_KEPT_LOGS]:
+        log.unlink(missing_ok=True)
 
 
 def _remove_regions(note: Path) -> None:
