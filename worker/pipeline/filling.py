@@ -111,7 +111,7 @@ class Filler:
                     grid = self._transform(image.pixels, slot.array[row])
                 finally:
                     self._gate.leave(size)
-                features(grid, values[row])
+                features(grid, values[row], self._contract.colour)
             except Rejected as verdict:
                 rejections[index] = verdict.rejection
                 continue

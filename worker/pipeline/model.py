@@ -70,15 +70,17 @@ def _head(settings: Settings, directory: Path) -> Head:
 
 
 def _engine(settings: Settings, directory: Path, contract: Contract, head: Head) -> Engine:
+    spec = TensorSpec(INPUT_NAME, contract.dtype, contract.tensor_shape)
     if settings.infer.backend == "local":
-        threads = settings.infer.local_threads or max(1, cores() // 2)
-        return LocalEngine(directory, output_names=head.output_names, threads=threads)
+        return LocalEngine(
+            directory, input_spec=spec, output_names=head.output_names, threads=settings.infer.local_threads
+        )
     return TritonEngine(
         settings.infer.url,
         settings.model.name,
         settings.model.version,
+        input_spec=spec,
         output_names=head.output_names,
-        expected=TensorSpec(INPUT_NAME, contract.dtype, contract.tensor_shape),
         shared_memory=settings.infer.shared_memory,
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from worker.frames import Answer, Float32Array, Frame, ModelIdentity, Prepared, Reason, Rejection, Row, SourcePartition, Stage
+from worker.frames import AnyArray, Answer, Float32Array, Frame, ModelIdentity, Prepared, Reason, Rejection, Row, SourcePartition, Stage
 from worker.heads import Head
 from worker.ingest.ledger import Range
 from worker.observe.metrics import Metrics
@@ -44,8 +44,8 @@ class Written:
     parts: tuple[Part, ...]
     weight: int
     features: Float32Array
-    top_index: np.ndarray[tuple[int], np.dtype[np.int64]]
-    top_score: Float32Array
+    top: tuple[AnyArray, Float32Array] | None  # index and score of each row's best class
+    at_s: float  # Unix seconds
 
 
 class Outcomes:
@@ -60,7 +60,6 @@ class Outcomes:
         self._collectors: dict[SourcePartition, Collector] = defaultdict(Collector)
         self._model: ModelRecord | None = None
         self._identity: tuple[ModelIdentity, str] | None = None
-        self._window_start_ms = time.time_ns() // 1_000_000
 
     def refresh_limits(self) -> None:
         """Ask the broker again what the topics take. Raises DependencyError."""
@@ -124,10 +123,8 @@ class Outcomes:
         if answer is not None:
             self._metrics.predicted(sum(len(part.rows) for part in parts.values()), answer.served_by)
             self._metrics.end_to_end([latency for part in parts.values() for latency in part.latencies_s])
-        top_index, top_score = (
-            results.top() if results is not None else (np.empty(0, np.int64), np.empty(0, np.float32))
-        )
-        return messages, Written(tuple(parts.values()), total, prepared.features, top_index, top_score)
+        top = None if results is None else results.top()
+        return messages, Written(tuple(parts.values()), total, prepared.features, top, now_ms / 1000)
 
     def acknowledged(self, written: Written) -> None:
         """The batch's records are with the broker: it counts."""
@@ -138,20 +135,19 @@ class Outcomes:
                     part.predicted,
                     part.streams,
                     written.features[part.rows],
-                    written.top_index[part.rows],
-                    written.top_score[part.rows],
                     np.asarray(part.latencies_s, np.float32),
+                    written.at_s,
+                    None if written.top is None else (written.top[0][part.rows], written.top[1][part.rows]),
                 )
             for offset, stream, reason in part.rejected:
-                collector.reject(offset, stream, reason)
+                collector.reject(offset, stream, reason, written.at_s)
 
     def statistics(self, ranges: Sequence[Range], generation: int) -> list[Message]:
         """A record for each range that holds frames; the others (markers, compacted records) have nothing to say."""
-        now_ms = time.time_ns() // 1_000_000
         messages = []
         for done in ranges:
-            summaries = self._collectors[done.source].cut(done.start, done.end)
-            if not summaries:
+            cut = self._collectors[done.source].cut(done.start, done.end)
+            if cut.window is None:
                 continue
             record = StatisticsRecord(
                 source=OffsetRange(
@@ -160,12 +156,11 @@ class Outcomes:
                 generation=generation,
                 model=self._model,
                 preprocess=self._preprocess,
-                window_start=rfc3339(self._window_start_ms),
-                window_end=rfc3339(now_ms),
-                streams=[StreamStatistics(stream=stream, summary=summary) for stream, summary in summaries.items()],
+                window_start=rfc3339(int(cut.window[0] * 1000)),
+                window_end=rfc3339(int(cut.window[1] * 1000)),
+                streams=[StreamStatistics(stream=stream, summary=summary) for stream, summary in cut.streams.items()],
             )
             messages.append(self._composer.statistics(record))
-        self._window_start_ms = now_ms
         return messages
 
     def forget(self, sources: Collection[SourcePartition]) -> None:
