@@ -172,8 +172,7 @@ def test_a_stopped_server_leaves_no_process_and_no_shared_memory(served_reposito
 @pytest.mark.triton
 def test_a_server_dies_with_a_killed_parent_and_the_next_start_clears_its_memory(served_repository: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from worker.embedded.process import free_port
-from worker.embedded.triton import TritonServer;"
+        "import sys, time; from pathlib import Path; from worker.embedded.triton import TritonServer;"
         "print(TritonServer.start(Path(sys.argv[1]), ['null']).pid, flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", script, str(served_repository)]
