@@ -13,6 +13,7 @@ from worker.errors import DependencyError
 from worker.ingest.budget import Budget, PixelGate, Shares
 from worker.ingest.kafka import Consumer
 from worker.ingest.validate import ImageLimits
+from worker.malloc import keep_big_buffers
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.books import Books
@@ -54,6 +55,7 @@ def run_stream(settings: Settings, metrics: Metrics, health: Health, stop: threa
 
     Raises HeadraceError: configuration and model misfits at start, a dependency that is missing or out of reach.
     """
+    keep_big_buffers()
     topics = settings.topics
     names = [topics.frames, topics.predictions, topics.dead_letters, topics.statistics]
     cluster = describe(settings.kafka.bootstrap_servers, names)
