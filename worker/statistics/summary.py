@@ -7,6 +7,7 @@ deviations. So records of any ranges can be added up in any order, by the worker
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -41,10 +42,13 @@ SCORE_LAYOUT = Layout(0, 1, 20)
 LATENCY_LAYOUT = Layout(2**-10, 2**10, 40, "log")
 
 
+@cache
 def edges(layout: Layout) -> Float64Array:
-    """(bins + 1,) ascending, from `low` to `high`."""
+    """(bins + 1,) ascending, from `low` to `high`; read-only."""
     space = np.geomspace if layout.scale == "log" else np.linspace
-    return np.asarray(space(layout.low, layout.high, layout.bins + 1), dtype=np.float64)
+    bounds = np.asarray(space(layout.low, layout.high, layout.bins + 1), dtype=np.float64)
+    bounds.flags.writeable = False
+    return bounds
 
 
 def layout_of(histogram: Histogram) -> Layout:
