@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from worker.frames import UInt8Array
+from worker.frames import Float32Array, UInt8Array
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 274
@@ -35,16 +35,22 @@ _STORED = {
 def photo(width: int, height: int, seed: int = 0) -> UInt8Array:
     """(height, width, 3) uint8 RGB: smooth light, edges of objects and sensor noise; its JPEG is as large as a photo's."""
     rng = np.random.default_rng(seed)
-    coarse = rng.uniform(20, 235, (max(2, height // 64 + 2), max(2, width // 64 + 2), 3)).astype(np.float32)
+    coarse = _muted(rng, (max(2, height // 64 + 2), max(2, width // 64 + 2)))
     picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-    for _ in range(24):
+    for colour in _muted(rng, (24,)):
         centre = (int(rng.integers(0, width)), int(rng.integers(0, height)))
         size = (int(rng.integers(1, max(2, width // 5))), int(rng.integers(1, max(2, height // 5))))
-        colour = tuple(float(c) for c in rng.uniform(0, 255, 3))
-        cv2.ellipse(picture, centre, size, float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA)
-    picture += rng.normal(0, 5, picture.shape).astype(np.float32)
+        cv2.ellipse(picture, centre, size, float(rng.uniform(0, 180)), 0, 360, colour.tolist(), -1, cv2.LINE_AA)
+    # Noise of brightness alone: colour noise would be lost to chroma subsampling, as a camera's mostly is before it.
+    picture += rng.normal(0, 4, (height, width, 1)).astype(np.float32)
     pixels: UInt8Array = picture.clip(0, 255).astype(np.uint8)
     return pixels
+
+
+def _muted(rng: np.random.Generator, shape: tuple[int, ...]) -> Float32Array:
+    """(*shape, 3) float32 colours as most things have them: any brightness, little saturation."""
+    colours: Float32Array = (rng.uniform(30, 225, (*shape, 1)) + rng.normal(0, 18, (*shape, 3))).astype(np.float32)
+    return colours
 
 
 def encode(rgb: UInt8Array, kind: str, **params: object) -> bytes:
