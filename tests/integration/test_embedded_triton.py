@@ -204,9 +204,17 @@ def test_a_repository_that_does_not_load_is_reported_with_the_end_of_the_log(
 
 
 @pytest.mark.triton
-def test_a_port_that_was_taken_in_the_meantime_is_replaced(
+def test_a_port_that_was_taken_in_the_meantime_is_replaced_and_the_failed_start_leaves_nothing(
     served_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    launched: list[TritonServer] = []
+    wait_ready = TritonServer._wait_ready
+
+    def noting(server: TritonServer, deadline: float) -> None:
+        launched.append(server)
+        wait_ready(server, deadline)
+
+    monkeypatch.setattr(TritonServer, "_wait_ready", noting)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = iter([taken.getsockname()[1], *(free_port() for _ in range(5))])
         monkeypatch.setattr("worker.embedded.triton.free_port", lambda: next(ports))
@@ -214,6 +222,9 @@ def test_a_port_that_was_taken_in_the_meantime_is_replaced(
             assert server.grpc_url != f"127.0.0.1:{taken.getsockname()[1]}"
             logits = ask(server, "null", np.zeros((1, 260, 260, 3), np.uint8), "logits").as_numpy("logits")
             assert logits.shape == (1, 1000)
+    failed, _ = launched
+    assert failed._regions
+    assert not any(Path(region).exists() for region in failed._regions)
 
 
 def test_an_unsupported_machine_is_told_why_before_anything_is_installed(

@@ -71,6 +71,7 @@ class TritonServer:
         self.http_url = f"{_HOST}:{http_port}"
         self.metrics_url = f"http://{_HOST}:{metrics_port}/metrics"
         self._note = process.log_path.with_suffix(".regions")
+        self._regions: set[str] = set()
 
     @classmethod
     def start(
@@ -90,7 +91,6 @@ class TritonServer:
             server = cls._launch(python, repository, models, data)
             try:
                 server._wait_ready(time.monotonic() + _READY_S)
-                server._note_regions()
             except DependencyError:
                 clash = "already in use" in server.process.tail()
                 server.stop()
@@ -137,7 +137,9 @@ class TritonServer:
         while True:
             self.process.check_alive()
             with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1.0):
+                self._note_regions()
                 return
+            self._note_regions()  # a server that fails to start leaves its models' memory too
             if time.monotonic() > deadline:
                 raise DependencyError(
                     f"Triton was not ready within {_READY_S:g} s; its log is {self.process.log_path} and ends with:\n"
@@ -153,9 +155,14 @@ class TritonServer:
         _remove_regions(self._note)
 
     def _note_regions(self) -> None:
-        """Write down what the server maps: if it is killed, the regions stay, and only this note knows them."""
-        identity = f"{self.pid} {_started(self.pid)}"
-        self._note.write_text("\n".join([identity, *_mapped_regions(self.pid)]) + "\n", encoding="utf-8")
+        """Write down what the server maps, or mapped: if it is killed, or a model's process is, the regions stay, and
+        only this note knows them.
+        """
+        mapped = _mapped_regions(self.pid)
+        if not mapped <= self._regions:
+            self._regions |= mapped
+            identity = f"{self.pid} {_started(self.pid)}"
+            self._note.write_text("\n".join([identity, *sorted(self._regions)]) + "\n", encoding="utf-8")
 
     def __enter__(self) -> TritonServer:
         return self
@@ -202,13 +209,13 @@ def _started(pid: int) -> str:
         return ""
 
 
-def _mapped_regions(pid: int) -> list[str]:
+def _mapped_regions(pid: int) -> set[str]:
     """Paths of the python backend's shared memory that a process maps."""
     try:
         lines = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return []
-    return sorted({line.split()[5] for line in lines if _REGION in line})
+        return set()
+    return {line.split()[5] for line in lines if _REGION in line}
 
 
 def _tidy(logs: Path) -> None:
