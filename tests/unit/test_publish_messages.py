@@ -13,7 +13,6 @@ from worker.frames import Frame, ImageFacts, ModelIdentity, Reason, Rejection, R
 from worker.publish.messages import (
     Composer,
     Message,
-    Result,
     Target,
     captured_at,
     model_record,
@@ -40,14 +39,19 @@ def composer(prediction_bytes: int = 10_000, dead_letter_bytes: int = 10_000) ->
 
 
 def frame(**changes: Any) -> Frame:
-    given: dict[str, Any] = {"source": SourcePartition("frames", 5), "offset": 42, "value": b"jpeg", "timestamp_ms": 1_000}
+    given: dict[str, Any] = {
+        "source": SourcePartition("frames", 5),
+        "offset": 42,
+        "value": b"jpeg",
+        "timestamp_ms": 1_000,
+    }
     return Frame(**(given | changes))
 
 
 def predict(given: Frame, made_by: Composer | None = None) -> Message | Rejection:
-    result = Result(classes=[ClassScore(index=1, label="tench", score=0.5)])
+    fields = {"classes": [ClassScore(index=1, label="tench", score=0.5)]}
     return (made_by or composer()).prediction(
-        given, ROW, MODEL, result, TIMINGS, captured_at(given), "2026-01-01T00:00:00.000Z", 3
+        given, ROW, MODEL, fields, TIMINGS, captured_at(given), "2026-01-01T00:00:00.000Z", 3
     )
 
 
@@ -112,7 +116,9 @@ def test_times_are_written_in_utc_with_milliseconds() -> None:
 
 
 def test_a_dead_letter_carries_key_value_and_headers_as_they_came_and_replaces_older_verdicts() -> None:
-    given = frame(key=b"k", value=b"\x00rubbish", headers=(("dlq-reason", b"old"), ("frame-id", b"7"), ("frame-id", b"8")))
+    given = frame(
+        key=b"k", value=b"\x00rubbish", headers=(("dlq-reason", b"old"), ("frame-id", b"7"), ("frame-id", b"8"))
+    )
     message = composer().dead_letter(given, Rejection(Reason.CORRUPT, "why", Stage.DECODE, 2))
     assert (message.key, message.value) == (b"k", b"\x00rubbish")
     assert message.headers[:2] == [("frame-id", b"7"), ("frame-id", b"8")]

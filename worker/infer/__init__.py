@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from worker.infer.engine import Done, Engine
-from worker.infer.local import LocalEngine
 from worker.infer.triton import TritonEngine
 
-__all__ = ["Done", "Engine", "LocalEngine", "TritonEngine"]
+__all__ = ["Done", "Engine", "TritonEngine"]

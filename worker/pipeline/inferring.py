@@ -18,7 +18,7 @@ import numpy as np
 
 from worker.buffers import Slot
 from worker.errors import HeadraceError, InferenceRejected
-from worker.frames import AnyArray, Answer, Prepared, Reason, Rejection, Stage
+from worker.frames import Answer, AnyArray, Prepared, Reason, Rejection, Stage
 from worker.infer.engine import Engine
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
@@ -103,15 +103,15 @@ class Inferring:
         if not isinstance(result, InferenceRejected):
             # The pixels are still in the slot: a request past its deadline only reads them.
             result = self._insist(repair.slot, len(rows), result)
-        if not isinstance(result, InferenceRejected):
-            return result
-        log.warning("batch %d was refused, looking for the frame at fault: %s", repair.prepared.number, result)
-        return self._divide(repair.slot, rows, result, repair.submitted_at)
+        if isinstance(result, InferenceRejected):
+            log.warning("batch %d was refused, looking for the frame at fault: %s", repair.prepared.number, result)
+            return self._divide(repair.slot, rows, result, repair.submitted_at)
+        return result
 
-    def _insist(self, slot: Slot, rows: int, error: HeadraceError | None) -> Answer | InferenceRejected | None:
+    def _insist(self, slot: Slot, rows: int, first: Answer | HeadraceError | None) -> Answer | InferenceRejected | None:
         """Try until the endpoint answers, yes or no. None when the worker ends first."""
         backoff_s = FIRST_BACKOFF_S
-        result: Answer | HeadraceError | None = error
+        result = first
         while not self._ending.is_set():
             if isinstance(result, Answer | InferenceRejected):
                 self._health.met("model")
@@ -149,11 +149,8 @@ class Inferring:
         attempts = dict.fromkeys(rows, 1)
         while groups:
             group = groups.pop()
-            if len(group) > 1:
-                halves = [group[: len(group) // 2], group[len(group) // 2 :]]
-            else:
-                halves = [group]
-            for half in halves:
+            middle = len(group) // 2
+            for half in [group[:middle], group[middle:]] if middle else [group]:
                 slot.array[: len(half)] = pixels[half]
                 result = self._insist(slot, len(half), None)
                 if result is None:

@@ -36,7 +36,13 @@ class Intake:
     """Implements what a rebalance asks for, and runs the loop until `stop` is set and everything is drained."""
 
     def __init__(
-        self, settings: Settings, queue: FrameQueue, books: Books, publishing: Publishing, metrics: Metrics, health: Health
+        self,
+        settings: Settings,
+        queue: FrameQueue,
+        books: Books,
+        publishing: Publishing,
+        metrics: Metrics,
+        health: Health,
     ) -> None:
         self._settings = settings
         self._queue = queue
@@ -214,7 +220,9 @@ class Intake:
             if time.monotonic() > give_up:
                 with self._books.ledger() as ledger:
                     left = ledger.outstanding()
-                log.warning("the grace is over with %d frames under way; they stay uncommitted and are processed again", left)
+                log.warning(
+                    "the grace is over with %d frames under way; they stay uncommitted and are processed again", left
+                )
                 break
         with self._books.ledger() as ledger:
             commits = ledger.commits()

@@ -9,16 +9,15 @@ from pathlib import Path
 
 from worker.errors import ConfigurationError, ModelError
 from worker.frames import TensorSpec
-from worker.heads import Head
-from worker.heads.classify import ClassifyHead, load_labels
-from worker.heads.embed import EmbedHead
-from worker.infer import Engine, LocalEngine, TritonEngine
+from worker.heads import ClassifyHead, EmbedHead, Head, load_labels
+from worker.infer import Engine, TritonEngine
 from worker.preprocess.contract import Contract
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
 INPUT_NAME = "image"
+OUTPUTS = {"classify": ClassifyHead.output_names, "embed": EmbedHead.output_names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +36,13 @@ def open_model(settings: Settings) -> ServedModel:
     """
     directory = model_directory(settings)
     contract = Contract.load(directory / "preprocess.toml")
-    head = _head(settings, directory)
-    engine = _engine(settings, directory, contract, head)
+    engine = _engine(settings, directory, contract)
     try:
-        _check(settings, directory, contract, head, engine)
+        _check(settings, directory, contract, engine)
+        return ServedModel(engine, contract, _head(settings, directory, engine))
     except BaseException:
         engine.close()
         raise
-    return ServedModel(engine, contract, head)
 
 
 def model_directory(settings: Settings) -> Path:
@@ -63,29 +61,32 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _head(settings: Settings, directory: Path) -> Head:
+def _head(settings: Settings, directory: Path, engine: Engine) -> Head:
     if settings.model.task == "embed":
         return EmbedHead()
-    return ClassifyHead(load_labels(directory / "labels.txt"), settings.model.top_k)
+    (logits,) = engine.outputs
+    return ClassifyHead(load_labels(directory / "labels.txt", logits.shape[-1]), settings.model.top_k)
 
 
-def _engine(settings: Settings, directory: Path, contract: Contract, head: Head) -> Engine:
+def _engine(settings: Settings, directory: Path, contract: Contract) -> Engine:
     spec = TensorSpec(INPUT_NAME, contract.dtype, contract.tensor_shape)
+    output_names = OUTPUTS[settings.model.task]
     if settings.infer.backend == "local":
-        return LocalEngine(
-            directory, input_spec=spec, output_names=head.output_names, threads=settings.infer.local_threads
-        )
+        # Imported where it is used: onnxruntime takes 25 MB that a worker beside Triton doesn't need.
+        from worker.infer.local import LocalEngine
+
+        return LocalEngine(directory, input_spec=spec, output_names=output_names, threads=settings.infer.local_threads)
     return TritonEngine(
         settings.infer.url,
         settings.model.name,
         settings.model.version,
         input_spec=spec,
-        output_names=head.output_names,
+        output_names=output_names,
         shared_memory=settings.infer.shared_memory,
     )
 
 
-def _check(settings: Settings, directory: Path, contract: Contract, head: Head, engine: Engine) -> None:
+def _check(settings: Settings, directory: Path, contract: Contract, engine: Engine) -> None:
     if engine.max_batch_size < settings.batching.max_batch_size:
         raise ModelError(
             f"{settings.model.name} takes batches of at most {engine.max_batch_size}, batching.max_batch_size is "
@@ -100,5 +101,3 @@ def _check(settings: Settings, directory: Path, contract: Contract, head: Head, 
             directory / "preprocess.toml",
             contract.digest,
         )
-    for spec in engine.outputs:
-        head.check(spec)

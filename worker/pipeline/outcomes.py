@@ -13,7 +13,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from worker.frames import AnyArray, Answer, Float32Array, Frame, ModelIdentity, Prepared, Reason, Rejection, Row, SourcePartition, Stage
+from worker.frames import (
+    Answer,
+    AnyArray,
+    Float32Array,
+    Frame,
+    ModelIdentity,
+    Prepared,
+    Reason,
+    Rejection,
+    Row,
+    SourcePartition,
+    Stage,
+)
 from worker.heads import Head
 from worker.ingest.ledger import Range
 from worker.observe.metrics import Metrics
@@ -97,7 +109,7 @@ class Outcomes:
                 raise AssertionError("a batch with rows has an answer")
             elif row in answer.rejections:
                 made = answer.rejections[row]
-            elif not results.finite[row]:
+            elif results.failed[row]:
                 made = Rejection(
                     Reason.INFERENCE_FAILED,
                     f"{answer.model.name} answered with numbers that are not finite; check the frame, then the model",
@@ -106,7 +118,14 @@ class Outcomes:
             else:
                 timings = _timings(prepared, prepared.rows[row], frame, answer)
                 made = self._composer.prediction(
-                    frame, prepared.rows[row], self._record, results.result(row), timings, captured, predicted_at, generation
+                    frame,
+                    prepared.rows[row],
+                    self._record,
+                    results.fields(row),
+                    timings,
+                    captured,
+                    predicted_at,
+                    generation,
                 )
             if isinstance(made, Rejection):
                 reasons[made.reason] += 1
@@ -123,7 +142,7 @@ class Outcomes:
         if answer is not None:
             self._metrics.predicted(sum(len(part.rows) for part in parts.values()), answer.served_by)
             self._metrics.end_to_end([latency for part in parts.values() for latency in part.latencies_s])
-        top = None if results is None else results.top()
+        top = None if results is None else results.top
         return messages, Written(tuple(parts.values()), total, prepared.features, top, now_ms / 1000)
 
     def acknowledged(self, written: Written) -> None:

@@ -11,15 +11,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-
-import msgspec
+from typing import Any
 
 from worker.frames import Frame, ModelIdentity, Reason, Rejection, Row, Stage
 from worker.records import (
     JSON_CONTENT_TYPE,
     PREDICTION_TYPE,
     STATISTICS_TYPE,
-    ClassScore,
     ImageRecord,
     ModelRecord,
     Prediction,
@@ -67,14 +65,6 @@ class Target:
     max_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What the head says of one frame."""
-
-    classes: list[ClassScore] | None = None
-    embedding: list[float] | None = None
-
-
 class Composer:
     """Makes the records of one worker: which cluster, topics, contract and task is fixed for its life."""
 
@@ -99,13 +89,16 @@ class Composer:
         frame: Frame,
         row: Row,
         model: ModelRecord,
-        result: Result,
+        fields: Mapping[str, Any],
         timings: Timings,
         captured: tuple[int, str],
         predicted_at: str,
         generation: int | None,
     ) -> Message | Rejection:
-        """The record of a predicted frame, or the rejection if it is larger than its topic takes."""
+        """The record of a predicted frame, or the rejection if it is larger than its topic takes.
+
+        `fields` are the task's own, as its head gives them.
+        """
         headers = last_headers(frame)
         frame_id = headers.get("frame-id")
         width, height = row.facts.upright_size
@@ -124,8 +117,7 @@ class Composer:
                 preprocess=self._preprocess,
                 task=self._task,
                 timings_ms=timings,
-                classes=msgspec.UNSET if result.classes is None else result.classes,
-                embedding=msgspec.UNSET if result.embedding is None else result.embedding,
+                **fields,
             )
         )
         event: list[Header] = [
