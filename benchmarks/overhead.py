@@ -21,15 +21,15 @@ from benchmarks.sides.bare import BareResult, BareSpec
 from benchmarks.sides.client import ClientSpec
 from benchmarks.spread import interleaved, paired_ratio, spread
 from benchmarks.stream import Way, stream_run
-from benchmarks.tuned_malloc import tuned_environment
 from benchmarks.worker_side import start_worker
 from worker.embedded.process import ServerProcess
+from worker.ingest.budget import Shares
+from worker.settings import Settings
 
 MODEL = "null"
 ROUNDS, ROUNDS_QUICK = 5, 3
 FRAMES, FRAMES_QUICK = 8000, 2400
 BARE_SHARE = 4  # decoding alone needs no warm-up and spreads little: a quarter of the frames
-FETCH_BYTES = 2**20
 _TIMEOUT_S = 600.0
 _STOP_S = 5.0
 
@@ -94,14 +94,12 @@ def figures(runs: Mapping[str, Sequence[Run]], bare: Sequence[BareResult]) -> di
 
 
 def _client(rig: Rig, frames: int, tuned: bool) -> Run:
-    environment = tuned_environment() if tuned else None
     side = "client" if tuned else "plain_client"
+    fetch_bytes = Shares.of(Settings().ingest.max_in_flight_bytes).fetch_bytes
 
     def start(way: Way) -> list[ServerProcess]:
-        spec = ClientSpec(
-            rig.broker.bootstrap_servers, way.frames, way.predictions, way.group, FETCH_BYTES, large_reads=tuned
-        )
-        return [child.start("client", spec, rig.folder, environment)]
+        spec = ClientSpec(rig.broker.bootstrap_servers, way.frames, way.predictions, way.group, fetch_bytes, tuned)
+        return [child.start("client", spec, rig.folder)]
 
     return stream_run(rig, side, "frames", frames, start).run
 

@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.corpus import read_frames
 from benchmarks.sides.child import specification, write_result
 from benchmarks.sides.preparing import Preparing
+from worker.malloc import keep_big_buffers
 from worker.statistics.features import FEATURES, features
 
 BLOCK = 16  # rows of a slot, as the worker fills it
@@ -41,6 +42,7 @@ class BareResult(msgspec.Struct, frozen=True):
 def main() -> None:
     """Prepare blocks of frames into the slot, then take the statistics of the block."""
     spec = specification(BareSpec)
+    keep_big_buffers()
     frames = read_frames(Path(spec.frames_file))
     preparing = Preparing(spec.model_folder, BLOCK)
     out = np.empty((BLOCK, len(FEATURES)), np.float32)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,13 +20,11 @@ from worker.errors import DependencyError
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-def start(
-    module: str, spec: msgspec.Struct, folder: Path, environment: Mapping[str, str] | None = None
-) -> ServerProcess:
-    """Start a side's process; its output goes to a log in `folder`. `environment` replaces this process's own."""
+def start(module: str, spec: msgspec.Struct, folder: Path) -> ServerProcess:
+    """Start a side's process; its output goes to a log in `folder`."""
     log = Path(tempfile.mkstemp(prefix=f"{module}-", suffix=".log", dir=folder)[1])
     argv = [sys.executable, "-m", f"benchmarks.sides.{module}", msgspec.json.encode(spec).decode()]
-    return ServerProcess(argv, log, environment)
+    return ServerProcess(argv, log)
 
 
 def specification(type_: type[S]) -> S:

@@ -10,26 +10,28 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from benchmarks.sides.child import specification
 from worker.ingest.sockets import read_sockets_in_large_pieces
+from worker.malloc import keep_big_buffers
 from worker.settings import Settings
 
 RECORD = b"x" * 300
 
 
 class ClientSpec(msgspec.Struct, frozen=True):
-    """What the side is told. `large_reads` as the worker reads its sockets, else as the client comes."""
+    """What the side is told. `tuned`: malloc and socket reads as the worker sets them, else as they come."""
 
     bootstrap_servers: str
     frames_topic: str
     predictions_topic: str
     group: str
     fetch_bytes: int
-    large_reads: bool
+    tuned: bool
 
 
 def main() -> None:
     """Runs until it is killed; the harness counts its records."""
     spec, settings = specification(ClientSpec), Settings()
-    if spec.large_reads:
+    if spec.tuned:
+        keep_big_buffers()
         read_sockets_in_large_pieces()
     servers = spec.bootstrap_servers.split(",")
     consumer = KafkaConsumer(

@@ -20,6 +20,7 @@ import onnxruntime
 from benchmarks.corpus import read_frames
 from benchmarks.sides.child import specification, write_result
 from benchmarks.sides.preparing import Preparing
+from worker.malloc import keep_big_buffers
 
 WARM_UP_BATCHES = 2
 
@@ -84,6 +85,7 @@ def main() -> None:
 
 
 def _process(spec: IdealSpec, cursor: Any, ready: Any, pipe: Connection) -> None:
+    keep_big_buffers()
     frames = read_frames(Path(spec.frames_file))
     batches: list[tuple[float, int, list[int]]] = []
     together = threading.Barrier(spec.arrangement.threads, action=ready.wait)
