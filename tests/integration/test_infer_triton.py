@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import queue
 import shutil
@@ -299,7 +298,7 @@ def start_again(server: TritonServer) -> None:
     """Kill the server and start it just as it was, on the same ports."""
     environment = Path(f"/proc/{server.pid}/environ").read_bytes().decode().split("\0")
     server.process.send_signal(signal.SIGKILL)
-    server.process.stop()
+    server.stop()
     server.process = ServerProcess(
         server.process.argv, server.process.log_path, dict(pair.split("=", 1) for pair in environment if pair)
     )
@@ -417,7 +416,6 @@ def test_what_a_killed_worker_left_is_taken_away_by_the_next_start(server: Trito
 
 
 def test_submitting_to_a_closed_engine_is_an_error_of_the_caller(server: TritonServer) -> None:
-    logging.getLogger("worker.infer").setLevel(logging.INFO)
     with attached(server) as (engine, pool):
         pass
     slot = SlotPool(1, ROWS, SHAPE, INPUT.dtype, shared=False).acquire(0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import subprocess
@@ -145,7 +146,8 @@ def test_shared_slots_lie_in_regions_of_their_own_that_close_removes() -> None:
 
 
 def test_shared_memory_that_cannot_be_had_gives_private_slots_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    before = set(SHARED_MEMORY_FOLDER.glob("headrace-*"))
+    ours = f"headrace-*-{os.getpid()}-*"
+    before = set(SHARED_MEMORY_FOLDER.glob(ours))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))  # as a full /dev/shm, without filling the machine's
     try:
@@ -155,7 +157,7 @@ def test_shared_memory_that_cannot_be_had_gives_private_slots_and_says_so(caplog
     assert not pool.shared
     assert all(slot.region is None for slot in pool.slots)
     assert "shared memory can't be had" in caplog.text
-    assert set(SHARED_MEMORY_FOLDER.glob("headrace-*")) <= before
+    assert set(SHARED_MEMORY_FOLDER.glob(ours)) <= before
 
 
 WORKER = """

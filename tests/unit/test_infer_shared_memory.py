@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -113,6 +112,4 @@ def test_answers_are_alike_within_rounding_and_not_beyond_or_of_another_shape() 
 def test_only_an_address_of_this_machine_is_the_same_host() -> None:
     assert is_same_host("127.0.0.1:8001")
     assert is_same_host("localhost:8001")
-    assert is_same_host(f"{socket.gethostname()}:8001")
     assert not is_same_host("192.0.2.1:8001")  # TEST-NET-1: nobody's
-    assert not is_same_host("no-such-host.invalid:8001")
