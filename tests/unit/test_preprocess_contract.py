@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import triton_models
+from triton_models.build.contract import read_contract
 from worker.errors import ModelError
 from worker.preprocess.contract import Contract, Rect
 
+REPOSITORY = Path(triton_models.__file__).parent / "repository"
 LITE2 = """
 # what the model was trained with
 width = 260
@@ -99,6 +102,11 @@ def test_a_missing_or_unreadable_file_is_the_users_to_mend(tmp_path: Path) -> No
     (tmp_path / "latin.toml").write_bytes(b"# \xe9\n")
     with pytest.raises(ModelError, match="not UTF-8"):
         Contract.load(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize("path", sorted(REPOSITORY.glob("*/preprocess.toml")), ids=lambda path: path.parent.name)
+def test_the_shipped_contracts_are_valid_and_hash_as_the_build_of_their_models_does(path: Path) -> None:
+    assert Contract.load(path).digest == read_contract(path)[1]
 
 
 def test_the_shorter_side_crop_is_centred_and_its_side_is_the_fraction_of_the_shorter_side() -> None:
