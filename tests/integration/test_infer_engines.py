@@ -12,7 +12,8 @@ from worker.buffers import SlotPool
 from worker.embedded.triton import TritonServer
 from worker.errors import HeadraceError
 from worker.frames import Answer, TensorSpec
-from worker.infer import Engine, LocalEngine, TritonEngine
+from worker.infer import Engine, TritonEngine
+from worker.infer.local import LocalEngine
 
 MODEL = "efficientnet_lite0"
 INPUT = TensorSpec("image", np.dtype(np.uint8), (224, 224, 3))

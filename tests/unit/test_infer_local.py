@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from worker.buffers import SlotPool
 from worker.errors import ConfigurationError, HeadraceError, InferenceRejected, InferenceUnavailable, ModelError
 from worker.frames import Answer, TensorSpec
-from worker.infer import LocalEngine
+from worker.infer.local import LocalEngine
 
 SHAPE = (4, 4, 3)
 INPUT = TensorSpec("image", np.dtype(np.uint8), SHAPE)

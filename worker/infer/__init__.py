@@ -1,4 +1,7 @@
-"""The inference stage: a filled slot in, an `Answer` or an error out, from Triton or from onnxruntime in this process."""
+"""The inference stage: a filled slot in, an `Answer` or an error out, from Triton or from onnxruntime in this process.
+
+`worker.infer.local.LocalEngine` is not imported here: onnxruntime costs memory that a worker with a Triton need not have.
+"""
 
 from __future__ import annotations
 
