@@ -60,6 +60,12 @@ def test_equal_logits_come_in_order_of_their_index() -> None:
     assert reading.indices[0].tolist() == list(range(10))
 
 
+def test_classes_too_close_for_their_scores_are_still_chosen_by_their_logits() -> None:
+    logits = np.array([[3, 1e-7, 0, 1e-7, 1e-7, 0, 0, 0, 0, 0]], np.float32)
+    reading = ClassifyHead(LABELS, top_k=4)({"logits": logits})
+    assert reading.indices[0].tolist() == [0, 1, 3, 4]
+
+
 def test_huge_logits_do_not_overflow_and_impossible_classes_score_zero() -> None:
     logits = np.array([[1e30, -1e30, -np.inf, 0, 0, 0, 0, 0, 0, 0]], np.float32)
     reading = ClassifyHead(LABELS, top_k=10)({"logits": logits})

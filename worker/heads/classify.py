@@ -62,13 +62,13 @@ class ClassifyHead:
         if failed.any():
             logits = np.where(failed[:, None], np.float32(0), logits)
             peak = np.where(failed[:, None], np.float32(0), peak)
-        shifted = logits - peak  # no overflow: the largest is 0
-        best = np.argpartition(shifted, -self._k, axis=1)[:, -self._k :]
+        # Chosen by the logits: subtracting the peak makes small ones that differ equal.
+        best = np.argpartition(logits, -self._k, axis=1)[:, -self._k :]
         best.sort(axis=1)
-        values = np.take_along_axis(shifted, best, axis=1)
+        values = np.take_along_axis(logits, best, axis=1)
         order = np.argsort(-values, axis=1, kind="stable")
-        total = np.exp(shifted).sum(axis=1, keepdims=True)
-        scores = np.exp(np.take_along_axis(values, order, axis=1)) / total
+        total = np.exp(logits - peak).sum(axis=1, keepdims=True)  # no overflow: the largest is exp(0)
+        scores = np.exp(np.take_along_axis(values, order, axis=1) - peak) / total
         return Classified(np.take_along_axis(best, order, axis=1), scores, failed, self._labels)
 
 
