@@ -66,7 +66,9 @@ class LocalEngine:
         self._closed = False
         self._timer = Timer("local-timer")
         # One thread a batch and several batches: 2 x 1 thread took 9 ms a frame on two cores, 1 x 2 threads 14 to 16.
-        self._threads = ThreadPoolExecutor(threads or max(1, (os.cpu_count() or 2) // 2), thread_name_prefix="local")
+        self._threads = ThreadPoolExecutor(
+            threads or max(1, len(os.sched_getaffinity(0)) // 2), thread_name_prefix="local"
+        )
 
     def attach(self, pool: SlotPool) -> None:
         """See `Engine`. Warms the model up with one batch."""
