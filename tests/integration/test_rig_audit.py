@@ -17,6 +17,7 @@ from tests.rig.audit import (
     committed_lag,
     header,
     produce_frames,
+    wait_until_committed,
     wait_until_done,
 )
 from tests.rig.kafka import Broker, MakeTopics
@@ -159,6 +160,7 @@ def test_lag_is_what_the_group_has_not_committed(kafka: Broker, topics: MakeTopi
             offsets=[TopicPartition(made.frames, 0, 5), TopicPartition(made.frames, 1, 3)], asynchronous=False
         )
     assert committed_lag(made) == 2
+    assert wait_until_committed(made, timeout_s=0.2) == 2
 
 
 def test_statistics_are_read_and_their_replacements_applied(kafka: Broker, topics: MakeTopics) -> None:

@@ -217,6 +217,14 @@ def committed_lag(topics: Topics) -> int:
         return lag
 
 
+def wait_until_committed(topics: Topics, timeout_s: float) -> int:
+    """Wait until the group has committed all frames; returns the lag that is left, 0 unless `timeout_s` passed."""
+    deadline = time.monotonic() + timeout_s
+    while (lag := committed_lag(topics)) and time.monotonic() < deadline:
+        time.sleep(_PAUSE_S)
+    return lag
+
+
 def header(message: Message, name: str) -> bytes:
     """The value of a record's header. Raises KeyError if it has none of that name."""
     return dict(message.headers() or [])[name]  # type: ignore[return-value]
