@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,6 +21,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from worker.errors import HeadraceError
+
 
 def say(message: str) -> None:
     """A sentence for the user, on stderr."""
@@ -31,6 +34,12 @@ def result(fields: Any) -> None:
     """One JSON object as a line of stdout, at once."""
     sys.stdout.write(msgspec.json.encode(fields).decode() + "\n")
     sys.stdout.flush()
+
+
+def end_with(error: HeadraceError) -> NoReturn:
+    """End the command by this error, once its result is out already: a sentence, no second JSON object."""
+    say(f"headrace: {error}")
+    raise typer.Exit(error.exit_code)
 
 
 def stderr_console() -> Console:
