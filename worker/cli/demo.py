@@ -25,7 +25,7 @@ from worker.cli.demo_frames import demo_frames
 from worker.cli.demo_report import Report, show
 from worker.cli.demo_run import DemoRun
 from worker.cli.options import Json
-from worker.cli.output import progress, result, stdout_console
+from worker.cli.output import end_with, progress, result, stdout_console
 from worker.embedded.broker import EmbeddedBroker
 from worker.embedded.process import ServerProcess
 from worker.embedded.triton import TritonServer, unsupported_reason
@@ -75,9 +75,9 @@ def demo(
         show(stdout_console(), report, run.audit, _next_commands(repository / MODEL, data))
     complaints = run.audit.complaints()
     if ended_early or exit_code != 0:
-        complaints.append(f"the worker ended with {exit_code}:\n{worker.tail()}\n")
+        complaints.append(f"the worker ended with {exit_code}; the last it said was:\n{worker.tail()}\n")
     if complaints:
-        raise FramesLost(f"{'; '.join(complaints)}; its log is {worker.log_path}")
+        end_with(FramesLost(f"{'; '.join(complaints)}. The worker's log is {worker.log_path}"))
 
 
 def _models(data: Path, tell: Callable[[str], None]) -> Path:

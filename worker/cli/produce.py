@@ -17,7 +17,7 @@ import typer
 
 from worker.cli.broker import Sender, create_topics, existing
 from worker.cli.options import ConfigFile, Json, Sets, load
-from worker.cli.output import progress, result, say
+from worker.cli.output import end_with, progress, result, say
 from worker.errors import FramesLost
 from worker.frames import Frame
 from worker.ingest.files import VIDEO_SUFFIXES, Item, as_jpeg, find, frames, total
@@ -73,7 +73,7 @@ def produce(
                 sender.drain()  # after Ctrl-C too: what was sent shall arrive
                 _report(tally, facts, time.monotonic() - started, as_json)
     if tally.refused:
-        raise FramesLost(f"{tally.refused} frames were not sent, for the reasons above")
+        end_with(FramesLost(f"{tally.refused} frames were not sent, for the reasons above"))
 
 
 def messages(items: Sequence[Item], facts: TopicFacts, key: str, loop: bool, tally: Tally) -> Iterator[Message]:
