@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import threading
+import time
 import zlib
 
 import cv2
@@ -253,21 +255,30 @@ def test_a_picture_too_large_to_keep_has_memory_of_its_own() -> None:
     assert not np.shares_memory(first, decode(value, inspect(value, LIMITS)).pixels)
 
 
-def test_decoding_leaves_other_threads_running() -> None:
-    """The GIL is released: a thread that only counts makes headway while one long JPEG decodes."""
-    value = images.encode(images.photo(4000, 3000), "jpeg")
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "gif", "lzw tiff"])
+def test_decoding_leaves_other_threads_running(kind: str) -> None:
+    """With a switch interval of minutes a thread runs only while another gives up the GIL of its own accord."""
+    params = {"compression": "tiff_lzw"} if kind == "lzw tiff" else {}
+    tiles = (4, 4, 1) if kind == "jpeg" else (1, 1, 1)  # some tens of milliseconds of decoding each
+    value = images.encode(np.tile(images.photo(1000, 750), tiles), kind.removeprefix("lzw "), **params)
     facts = inspect(value, LIMITS)
     beats, stop = [0], threading.Event()
 
     def count() -> None:
         while not stop.is_set():
             beats[0] += 1
+            time.sleep(0)
 
     thread = threading.Thread(target=count)
+    interval = sys.getswitchinterval()
     thread.start()
-    before = beats[0]
-    decode(value, facts)
-    during = beats[0] - before
-    stop.set()
-    thread.join()
-    assert during > 1000
+    try:
+        sys.setswitchinterval(600)
+        before = beats[0]
+        decode(value, facts)
+        during = beats[0] - before
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        thread.join()
+    assert during > 15  # held throughout, it is 0 to 3

@@ -143,6 +143,26 @@ def test_a_png_without_picture_data_is_corrupt() -> None:
     assert outcome(images.PNG_SIGNATURE + header + images.png_chunk(b"IEND", b"")) is Reason.CORRUPT
 
 
+def test_png_chunks_out_of_order_or_unknown_are_corrupt() -> None:
+    value = images.png(8, 8, zlib.compress(filtered_rows(8, 8)))
+    picture = value[33:-12]
+    assert outcome(value[:33] + images.png_chunk(b"ABCD", b"") + value[33:]) is Reason.CORRUPT
+    assert outcome(value[:33] + images.png_chunk(b"a1CD", b"") + value[33:]) is Reason.CORRUPT
+    assert outcome(value[:33] + value[8:33] + value[33:]) is Reason.CORRUPT
+    assert outcome(value[:33] + picture + images.png_chunk(b"tEXt", b"a\0b") + picture + value[-12:]) is Reason.CORRUPT
+
+
+def test_an_animated_png_without_its_first_frame_control_does_not_reach_the_decoders_animation_code() -> None:
+    """OpenCV 5.0 dies of a segmentation fault on some of these (found by mutation)."""
+    value = images.save(Image.fromarray(RGB), "png", save_all=True, append_images=[Image.fromarray(255 - RGB)])
+    at = value.index(b"fcTL")
+    length = int.from_bytes(value[at - 4 : at], "big")
+    assert (
+        outcome(value[: at - 4] + images.png_chunk(b"fgTL", value[at + 4 : at + 4 + length]) + value[at + 8 + length :])
+        is None
+    )
+
+
 def test_a_webp_whose_canvas_is_not_its_pictures_is_corrupt() -> None:
     rgba = np.dstack([RGB, RGB[:, :, 0]])
     value = images.encode(rgba, "webp")

@@ -22,7 +22,7 @@ _TO_RGB = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
 
 def decode_opencv(value: bytes, facts: ImageFacts) -> UInt8Array:
     """(H, W, 3) uint8 RGB as stored. Raises Rejected (truncated or corrupt)."""
-    check_structure(value, facts)
+    value = check_structure(value, facts)
     if facts.bit_depth == 16:
         return decode_16_bit(value)
     pixels = _imdecode(value, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
