@@ -22,6 +22,7 @@ from benchmarks.sides.child import specification
 from worker.frames import Float32Array, UInt8Array
 
 TOP = 5
+WRITTEN_FOR = ("shorter_side_crop", "bilinear_antialias", "rgb", "nhwc", "uint8")
 GATHER_MS = 100
 
 
@@ -66,8 +67,12 @@ def prepared(value: bytes, contract: dict[str, Any]) -> UInt8Array:
     """An encoded frame as the contract of the shipped models has it: (height, width, 3) uint8 RGB.
 
     The middle of the picture, `crop_fraction` of its shorter side, resized with an antialiasing bilinear filter.
-    OpenCV has no such filter, so this takes Pillow's, which is also what torchvision does to an image.
+    OpenCV has no such filter, so this takes Pillow's, which is also what torchvision does to an image. Raises ValueError
+    for a contract that asks for something else: a loop like this is written for one model.
     """
+    asked = tuple(contract[key] for key in ("resize", "filter", "colour", "layout", "wire_dtype"))
+    if asked != WRITTEN_FOR:
+        raise ValueError(f"the loop prepares frames for {WRITTEN_FOR}, the model's contract asks for {asked}")
     picture = cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None
     height, width = picture.shape[:2]

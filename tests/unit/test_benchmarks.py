@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import cv2
@@ -199,17 +200,24 @@ def test_the_corpus_comes_back_from_its_file_and_cycles(tmp_path: Path) -> None:
 
 
 def test_the_loop_prepares_a_frame_as_the_worker_does() -> None:
-    contract = Contract.load(Path(__file__).parents[2] / "triton_models/repository/efficientnet_lite2/preprocess.toml")
+    shipped = Path(__file__).parents[2] / "triton_models/repository/efficientnet_lite2/preprocess.toml"
+    contract = Contract.load(shipped)
     ramp = np.add.outer(np.arange(576) % 256, np.arange(768) // 3).astype(np.uint8)
     picture = cv2.GaussianBlur(np.dstack([ramp, ramp.T[:576, :576].repeat(2, 1)[:, :768], 255 - ramp]), (0, 0), 3)
     png = cv2.imencode(".png", picture)[1].tobytes()  # lossless: decoders agree, so what differs is the preparation
     ours = np.empty(contract.tensor_shape, np.uint8)
     CpuTransform(contract)(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), ours)
-    theirs = prepared(png, {"width": 260, "height": 260, "crop_fraction": 0.875})
+    theirs = prepared(png, tomllib.loads(shipped.read_text()))
     difference = np.abs(ours.astype(int) - theirs)
     # Two engines of one filter, each rounding its own way; without antialiasing, or cropped elsewhere, it is tens.
     assert difference.max() <= 4
     assert difference.mean() < 0.5
+
+
+def test_the_loop_refuses_a_contract_it_was_not_written_for() -> None:
+    contract = {"resize": "letterbox", "filter": "area", "colour": "rgb", "layout": "nhwc", "wire_dtype": "uint8"}
+    with pytest.raises(ValueError, match="letterbox"):
+        prepared(b"", contract)
 
 
 def test_the_loop_names_the_best_classes_with_probabilities() -> None:
