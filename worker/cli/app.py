@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
-from worker.cli import configuration, demo, doctor, produce, run, tail
+from worker.cli import batch, configuration, demo, doctor, produce, run, tail
 from worker.cli.output import result, say
 from worker.errors import HeadraceError
 from worker.observe import logs
@@ -30,6 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run.run)
+app.command()(batch.batch)
 app.command()(demo.demo)
 app.command()(produce.produce)
 app.command()(tail.tail)

@@ -51,6 +51,12 @@ class FilesSink(Protocol):
         Raises ConfigurationError if another model made what is there already.
         """
 
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
     def close(self) -> None:
         """Put the last outcomes in place."""
 
