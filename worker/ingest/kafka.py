@@ -156,6 +156,9 @@ class Consumer:
             raise ConfigurationError(f"the Kafka client refuses its settings: {error}") from error
         except kafka.errors.KafkaError as error:
             raise DependencyError(unreachable(settings.bootstrap_servers, error)) from error
+        # Asked before the group is joined: a leader that assigns before it knows the topic's partitions assigns none, and
+        # in 1 of 75 starts kafka-python 3.0.12 did not notice afterwards.
+        self.client.partitions_for_topic(topic)
         self.client.subscribe(
             [topic], listener=_Listener(self, rebalance, drain_bound_s=settings.max_poll_interval_ms / 2000)
         )

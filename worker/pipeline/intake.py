@@ -206,6 +206,9 @@ class Intake:
         grace_s = self._settings.delivery.drain_grace_ms / 1000
         give_up = time.monotonic() + grace_s
         self._health.unmet("pipeline", "draining")
+        # Paused before the next poll: frames it returned would be dropped, and the position would step over them.
+        self._paused = True
+        consumer.pause(consumer.assignment)
         self._queue.flush()
         log.info("draining: no new frames, at most %.0f s for those under way", grace_s)
         while True:

@@ -7,6 +7,8 @@ import threading
 import time
 from contextlib import ExitStack
 
+import cv2
+
 from worker.batching import BatchRule, FrameQueue
 from worker.buffers import SlotPool, remove_regions_of_dead_workers
 from worker.errors import DependencyError
@@ -56,6 +58,7 @@ def run_stream(settings: Settings, metrics: Metrics, health: Health, stop: threa
     Raises HeadraceError: configuration and model misfits at start, a dependency that is missing or out of reach.
     """
     keep_big_buffers()
+    cv2.setNumThreads(1)  # the decode threads are the parallelism; OpenCV's own pool would fight them for the cores
     topics = settings.topics
     names = [topics.frames, topics.predictions, topics.dead_letters, topics.statistics]
     cluster = describe(settings.kafka.bootstrap_servers, names)
