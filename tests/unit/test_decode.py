@@ -281,4 +281,5 @@ def test_decoding_leaves_other_threads_running(kind: str) -> None:
         sys.setswitchinterval(interval)
         stop.set()
         thread.join()
-    assert during > 15  # held throughout, it is 0 to 3
+    # Held throughout it is 0; numpy's search for markers alone gives up to 20 on this JPEG, decoding it about 1,000.
+    assert during > (100 if kind == "jpeg" else 15)
