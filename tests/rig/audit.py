@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -227,7 +227,7 @@ def wait_until_committed(topics: Topics, timeout_s: float) -> int:
 
 def header(message: Message, name: str) -> bytes:
     """The value of a record's header. Raises KeyError if it has none of that name."""
-    return dict(message.headers() or [])[name]  # type: ignore[return-value]
+    return cast(bytes, dict(message.headers() or [])[name])
 
 
 def _outcome(message: Message, id_header: str) -> Outcome:
