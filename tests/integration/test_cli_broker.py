@@ -19,6 +19,7 @@ from tests.rig.kafka import Broker, MakeTopics
 from tests.rig.topics import Topics
 from worker.cli import main
 from worker.cli.broker import Reader, Sender
+from worker.embedded.triton import TritonServer
 from worker.publish.messages import Message
 from worker.settings import KafkaSettings, Settings, TopicSettings
 
@@ -195,10 +196,28 @@ def test_doctor_names_missing_topics_and_a_dead_letter_topic_that_is_too_small(
     assert main(["doctor", *fresh, "--json"]) == 3
     found = _last(capsys)["checks"]
     assert sum(check["name"].startswith("topic ") and check["verdict"] == "fail" for check in found) == 4
-    settings = _settings(topics(partitions=1, configs={"max.message.bytes": "5000000"}))
+    settings = _settings(topics(partitions=1, configs={"max.message.bytes": "40000000"}))
     assert main(["doctor", *_flags(settings)]) in {2, 3}
     shown = capsys.readouterr().out
-    assert "max.message.bytes=5065536" in shown
+    assert "max.message.bytes=40065536" in shown
+
+
+def test_doctor_is_content_where_everything_is_there_and_names_a_model_that_does_not_fit(
+    topics: MakeTopics, triton: TritonServer, served_repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = topics(partitions=2, configs={"max.message.bytes": "1000000"})
+    arguments = ["doctor", *_flags(_settings(made)), "--set", f"infer.url={triton.grpc_url}"]
+    arguments += ["--set", "model.name=efficientnet_lite2"]
+    directory = "--set", f"model.directory={served_repository / 'efficientnet_lite2'}"
+    assert main([*arguments, *directory, "--json"]) == 0
+    checks = {check["name"]: check for check in _last(capsys)["checks"]}
+    assert checks["model"]["verdict"] == checks["contract"]["verdict"] == checks["dead letters"]["verdict"] == "ok"
+    assert checks["frame size"]["verdict"] == "warn"  # the topic takes less than ingest.max_frame_bytes
+    other = "--set", f"model.directory={served_repository / 'efficientnet_lite0'}"
+    assert main([*arguments, *other, "--json"]) == 2
+    checks = {check["name"]: check for check in _last(capsys)["checks"]}
+    assert "(260, 260, 3)" in checks["model"]["detail"]
+    assert "(224, 224, 3)" in checks["model"]["detail"]
 
 
 def test_doctor_ends_with_2_for_a_wrong_setting_and_still_checks_packages(capsys: pytest.CaptureFixture[str]) -> None:
