@@ -21,9 +21,10 @@ CASES = {
 }
 
 
+@pytest.mark.timeout(600)  # eight short runs of the ideal and four sides: 40 s on two idle cores
 @pytest.mark.parametrize("name", CASES)
 def test_a_benchmark_reports_its_ratios_with_their_spread(name: str) -> None:
-    result = benchmark(name, "--frames", "128", "--rounds", "1")
+    result = benchmark(name, "--frames", "64", "--rounds", "1")
     for key in CASES[name]:
         assert all(math.isfinite(result[part]) and result[part] > 0 for part in (key, f"{key}_low", f"{key}_high"))
     assert {"worker", "triton", "broker"} <= result["cpu_s_per_1000"].keys()
