@@ -192,6 +192,7 @@ class Consumer:
 
         Raises DependencyError for what no retry of this client can mend.
         """
+        self._pick_up_join()
         try:
             polled = self.client.poll(timeout_ms=int(timeout_s * 1000), max_records=max_frames)
         except kafka.errors.NoOffsetForPartitionError:
@@ -215,6 +216,16 @@ class Consumer:
             raise DependencyError(f"the consumer of {self._topic} can't go on: {error}") from error
         now = self._clock()
         return [self._chunk(tp, records, now) for tp, records in polled.items() if records], [], []
+
+    def _pick_up_join(self) -> None:
+        """A join that outlasted the poll which began it is forgotten by kafka-python 3.0.12 if metadata caused it.
+
+        The member then sits in the group without partitions or heartbeats: seen in 7 of 22 starts with polls of 20 ms.
+        Asking for a rejoin makes the poll wait for the join under way; it starts no second one.
+        """
+        coordinator = self.client._coordinator
+        if getattr(coordinator, "_join_task", None) is not None:
+            coordinator.request_rejoin()
 
     def _chunk(self, tp: TopicPartition, records: list[Any], now: float) -> Chunk:
         source = _source(tp)

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from worker.batching import FrameQueue
 from worker.errors import DependencyError
@@ -21,6 +21,7 @@ from worker.ingest.ledger import Range
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics, Rebalance
 from worker.pipeline.books import Books, weight
+from worker.pipeline.core import Failure
 from worker.pipeline.publishing import Publishing
 from worker.settings import Settings
 
@@ -95,17 +96,15 @@ class Intake:
 
     # The poll thread.
 
-    def run(self, consumer: Consumer, stop: threading.Event, failure: Callable[[], BaseException | None]) -> None:
-        """Poll until `stop`; then drain within the grace, commit, and return. Raises what `failure` reports."""
+    def run(self, consumer: Consumer, stop: threading.Event, failure: Failure) -> None:
+        """Poll until `stop`; then drain within the grace, commit, and return. Raises what `failure` holds."""
         self._health.met("pipeline")
         while not stop.is_set():
             self._turn(consumer, failure)
         self._drain(consumer, failure)
 
-    def _turn(self, consumer: Consumer, failure: Callable[[], BaseException | None], draining: bool = False) -> None:
-        error = failure()
-        if error is not None:
-            raise error
+    def _turn(self, consumer: Consumer, failure: Failure, draining: bool = False) -> None:
+        failure.check()
         self._health.beat("poll")
         self._begin_new(consumer)
         self._go_back(consumer)
@@ -202,7 +201,7 @@ class Intake:
             for done in commits:
                 ledger.committed(done)
 
-    def _drain(self, consumer: Consumer, failure: Callable[[], BaseException | None]) -> None:
+    def _drain(self, consumer: Consumer, failure: Failure) -> None:
         grace_s = self._settings.delivery.drain_grace_ms / 1000
         give_up = time.monotonic() + grace_s
         self._health.unmet("pipeline", "draining")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,11 +53,6 @@ def model_directory(settings: Settings) -> Path:
             "with preprocess.toml and labels.txt (`python -m triton_models.build` prints where it makes them)"
         )
     return directory
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def _head(settings: Settings, directory: Path, engine: Engine) -> Head:

@@ -17,21 +17,19 @@ from worker.frames import (
     Answer,
     AnyArray,
     Float32Array,
-    Frame,
     ModelIdentity,
     Prepared,
     Reason,
     Rejection,
-    Row,
     SourcePartition,
-    Stage,
 )
 from worker.heads import Head
 from worker.ingest.ledger import Range
 from worker.observe.metrics import Metrics
 from worker.pipeline.books import weight
+from worker.pipeline.verdicts import timings, verdicts
 from worker.publish.messages import Composer, Message, captured_at, model_record, rfc3339, text
-from worker.records import ModelRecord, OffsetRange, StatisticsRecord, StreamStatistics, Timings
+from worker.records import ModelRecord, OffsetRange, StatisticsRecord, StreamStatistics
 from worker.statistics.collector import Collector
 
 
@@ -83,16 +81,15 @@ class Outcomes:
         """Messages in source order, one for each frame that is `current`."""
         now_ms = time.time_ns() // 1_000_000
         predicted_at = rfc3339(now_ms)
-        results = None if answer is None else self._head(answer.outputs)
+        reading = None if answer is None else self._head(answer.outputs)
         if answer is not None:
             self._name(answer)
-        row_of = {row.index: number for number, row in enumerate(prepared.rows)}
         messages: list[Message] = []
         parts: dict[SourcePartition, Part] = {}
         reasons: Counter[Reason] = Counter()
         total = 0
-        for index, frame in enumerate(prepared.frames):
-            if not current[index]:
+        for is_current, (frame, row, rejection) in zip(current, verdicts(prepared, answer, reading), strict=True):
+            if not is_current:
                 continue
             total += weight(frame)
             part = parts.get(frame.source)
@@ -100,29 +97,19 @@ class Outcomes:
                 part = parts[frame.source] = Part(frame.source, frame.epoch)
             part.offsets.append(frame.offset)
             stream = None if frame.key is None else text(frame.key)
-            row = row_of.get(index)
-            made: Message | Rejection
             captured = captured_at(frame)
-            if row is None:
-                made = prepared.rejections[index]
-            elif answer is None or results is None:
-                raise AssertionError("a batch with rows has an answer")
-            elif row in answer.rejections:
-                made = answer.rejections[row]
-            elif results.failed[row]:
-                made = Rejection(
-                    Reason.INFERENCE_FAILED,
-                    f"{answer.model.name} answered with numbers that are not finite; check the frame, then the model",
-                    Stage.HEAD,
-                )
+            made: Message | Rejection
+            if rejection is not None:
+                made = rejection
             else:
-                timings = _timings(prepared, prepared.rows[row], frame, answer)
+                assert answer is not None
+                assert reading is not None
                 made = self._composer.prediction(
                     frame,
                     prepared.rows[row],
                     self._record,
-                    results.fields(row),
-                    timings,
+                    reading.fields(row),
+                    timings(prepared, prepared.rows[row], frame, answer),
                     captured,
                     predicted_at,
                     generation,
@@ -132,7 +119,6 @@ class Outcomes:
                 part.rejected.append((frame.offset, stream, made.reason))
                 messages.append(self._composer.dead_letter(frame, made))
             else:
-                assert row is not None
                 part.predicted.append(frame.offset)
                 part.streams.append(stream)
                 part.rows.append(row)
@@ -142,7 +128,7 @@ class Outcomes:
         if answer is not None:
             self._metrics.predicted(sum(len(part.rows) for part in parts.values()), answer.served_by)
             self._metrics.end_to_end([latency for part in parts.values() for latency in part.latencies_s])
-        top = None if results is None else results.top
+        top = None if reading is None else reading.top
         return messages, Written(tuple(parts.values()), total, prepared.features, top, now_ms / 1000)
 
     def acknowledged(self, written: Written) -> None:
@@ -198,12 +184,3 @@ class Outcomes:
     def _record(self) -> ModelRecord:
         assert self._model is not None
         return self._model
-
-
-def _timings(prepared: Prepared, row: Row, frame: Frame, answer: Answer) -> Timings:
-    return Timings(
-        queued=round(max(0.0, prepared.taken_at - frame.received_at) * 1000, 3),
-        decode=round(row.decode_ms, 3),
-        batch=round((prepared.prepared_at - prepared.taken_at) * 1000, 3),
-        infer=round(answer.infer_ms, 3),
-    )

@@ -105,7 +105,8 @@ class Publishing:
     def close(self) -> None:
         """End the thread and the producer."""
         self._ending.set()
-        self._thread.join(timeout=5)
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
         self._producer.close()
 
     def _run(self) -> None:

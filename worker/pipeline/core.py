@@ -1,0 +1,101 @@
+"""The middle of the way, the same for streams and files: frames in the queue, decode threads, the engine, answers out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import cv2
+
+from worker.batching import BatchRule, FrameQueue
+from worker.buffers import SlotPool
+from worker.frames import Answer, Prepared
+from worker.ingest.budget import PixelGate, Shares
+from worker.ingest.validate import ImageLimits
+from worker.malloc import keep_big_buffers
+from worker.observe.health import Health
+from worker.observe.metrics import Metrics
+from worker.pipeline.filling import Filler
+from worker.pipeline.inferring import Inferring
+from worker.pipeline.model import ServedModel
+from worker.settings import Settings
+
+# Decoding more images at once than this starves what comes before and after it in the same process.
+MAX_DECODE_THREADS = 8
+
+
+class Failure:
+    """The first error of any thread; the loop that feeds the queue raises it."""
+
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+
+    def report(self, error: BaseException) -> None:
+        """From any thread; only the first counts."""
+        if self._error is None:
+            self._error = error
+
+    def check(self) -> None:
+        """Raise it, if there is one."""
+        if self._error is not None:
+            raise self._error
+
+
+class Core:
+    """Frames go into `queue`; `answered(prepared, answer)` hears of every batch once, in any order."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: ServedModel,
+        metrics: Metrics,
+        health: Health,
+        failure: Failure,
+        answered: Callable[[Prepared, Answer | None], None],
+    ) -> None:
+        keep_big_buffers()
+        cv2.setNumThreads(1)  # the decode threads are the parallelism; OpenCV's own pool would fight them for the cores
+        batching = settings.batching
+        self.threads = settings.decode.threads or min(len(os.sched_getaffinity(0)), MAX_DECODE_THREADS)
+        self.queue = FrameQueue(BatchRule(batching.max_batch_size, batching.linger_ms / 1000), clock=time.monotonic)
+        self._pool = SlotPool(
+            batching.max_in_flight + self.threads,
+            batching.max_batch_size,
+            model.contract.tensor_shape,
+            model.contract.dtype,
+            shared=settings.infer.backend == "triton" and settings.infer.shared_memory != "off",
+        )
+        try:
+            model.engine.attach(self._pool)
+        except BaseException:
+            self._pool.close()
+            raise
+        metrics.model(model.engine.identity)
+        ingest = settings.ingest
+        self._inferring = Inferring(
+            model.engine, settings.infer.deadline_ms / 1000, metrics, health, answered, failure.report
+        )
+        self._filler = Filler(
+            self.queue,
+            self._pool,
+            model.contract,
+            ImageLimits(ingest.max_frame_bytes, ingest.max_pixels, frozenset(ingest.formats)),
+            PixelGate(Shares.of(ingest.max_in_flight_bytes).pixel_bytes),
+            metrics,
+            lambda prepared, slot: self._inferring.submit(prepared, slot) if slot else answered(prepared, None),
+            failure.report,
+        )
+        self._engine = model.engine
+
+    def start(self) -> None:
+        """Start the decode threads."""
+        self._filler.start(self.threads)
+
+    def close(self) -> None:
+        """Stop; what is under way is given up. The engine first, since it unregisters the slots' memory."""
+        self.queue.close()
+        self._filler.close()
+        self._inferring.close()
+        self._engine.close()
+        self._pool.close()

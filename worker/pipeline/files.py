@@ -1,0 +1,158 @@
+"""Batch mode: the same stages between files and an output file. Feeds the queue, writes outcomes in source order."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from worker.frames import Answer, Frame, Prepared, Reason, Rejection
+from worker.ingest.budget import Budget, Shares
+from worker.observe.health import Health
+from worker.observe.metrics import Metrics
+from worker.pipeline.books import weight
+from worker.pipeline.core import Core, Failure
+from worker.pipeline.model import ServedModel, open_model
+from worker.pipeline.verdicts import timings, verdicts
+from worker.publish.files import FilesSink
+from worker.publish.messages import Composer, Message, Target, captured_at, model_record, rfc3339
+from worker.publish.order import Reorder
+from worker.settings import Settings
+
+# A file takes any record.
+NO_LIMIT_BYTES = 2**62
+WAIT_S = 0.005
+
+
+@dataclass(slots=True)
+class RunSummary:
+    """What a run did; `finished` is False when it was told to stop."""
+
+    predictions: int = 0
+    dead_letters: Counter[Reason] = field(default_factory=Counter)
+    seconds: float = 0.0
+    finished: bool = False
+
+
+def run_files(
+    settings: Settings,
+    frames: Iterator[Frame],
+    sink: FilesSink,
+    metrics: Metrics,
+    progress: Callable[[int], None],
+    stop: threading.Event,
+) -> RunSummary:
+    """Every frame's outcome goes to `sink`, in source order; `progress` hears how many after each batch.
+
+    Set `stop` to end early: what was read gets its outcome, the rest is left for the next run. Raises HeadraceError.
+    """
+    started = time.monotonic()
+    model = open_model(settings)
+    failure = Failure()
+    answers: queue.SimpleQueue[tuple[Prepared, Answer | None]] = queue.SimpleQueue()
+    with ExitStack() as stack:
+        try:
+            core = Core(settings, model, metrics, Health(), failure, lambda *answered: answers.put(answered))
+        except BaseException:
+            model.engine.close()
+            raise
+        stack.callback(core.close)
+        core.start()
+        run = _Run(settings, model, sink, metrics, progress)
+        run.feed(core, frames, answers, failure, stop)
+    run.summary.seconds = time.monotonic() - started
+    return run.summary
+
+
+class _Run:
+    def __init__(
+        self,
+        settings: Settings,
+        model: ServedModel,
+        sink: FilesSink,
+        metrics: Metrics,
+        progress: Callable[[int], None],
+    ) -> None:
+        self.summary = RunSummary()
+        self._settings = settings
+        self._head = model.head
+        self._sink = sink
+        self._metrics = metrics
+        self._progress = progress
+        self._budget = Budget(Shares.of(settings.ingest.max_in_flight_bytes).frame_bytes)
+        self._order: Reorder[tuple[Prepared, Answer | None]] = Reorder()
+        target = Target("file", 1, NO_LIMIT_BYTES)
+        self._composer = Composer(target, target, target, "file", model.contract.digest, model.head.task)
+
+    def feed(
+        self,
+        core: Core,
+        frames: Iterator[Frame],
+        answers: queue.SimpleQueue[tuple[Prepared, Answer | None]],
+        failure: Failure,
+        stop: threading.Event,
+    ) -> None:
+        """Read ahead as far as the budget goes, write what is answered, until both have nothing left."""
+        under_way = 0
+        reading = True
+        while reading or under_way:
+            failure.check()
+            if reading and stop.is_set():
+                reading = False
+                core.queue.flush()
+            if reading and not self._budget.exhausted:
+                # One frame a turn: a video frame takes as long to read as to predict, and answers must not wait for it.
+                chunk = tuple(itertools.islice(frames, 1))
+                if chunk:
+                    self._budget.add(sum(map(weight, chunk)))
+                    self._metrics.frames_received(len(chunk))
+                    core.queue.offer(chunk)
+                    under_way += len(chunk)
+                else:
+                    reading = False
+                    self.summary.finished = True
+                    core.queue.flush()
+            try:
+                prepared, answer = answers.get(timeout=0 if reading and not self._budget.exhausted else WAIT_S)
+            except queue.Empty:
+                continue
+            for batch in self._order.push(prepared.number, (prepared, answer)):
+                under_way -= self._write(*batch)
+
+    def _write(self, prepared: Prepared, answer: Answer | None) -> int:
+        now = rfc3339(time.time_ns() // 1_000_000)
+        reading = None if answer is None else self._head(answer.outputs)
+        values: list[bytes] = []
+        dead: list[tuple[Frame, Rejection]] = []
+        for frame, row, rejection in verdicts(prepared, answer, reading):
+            if rejection is not None:
+                dead.append((frame, rejection))
+                continue
+            assert answer is not None
+            assert reading is not None
+            made = self._composer.prediction(
+                frame,
+                prepared.rows[row],
+                model_record(answer.model, answer.served_by),
+                reading.fields(row),
+                timings(prepared, prepared.rows[row], frame, answer),
+                captured_at(frame),
+                now,
+                None,
+            )
+            assert isinstance(made, Message)
+            values.append(made.value or b"")
+        self._sink.write(values, dead)
+        reasons = Counter(rejection.reason for _, rejection in dead)
+        self._metrics.predicted(len(values), answer.served_by if answer else "primary")
+        self._metrics.dead_lettered(reasons)
+        self.summary.predictions += len(values)
+        self.summary.dead_letters += reasons
+        self._budget.release(sum(map(weight, prepared.frames)))
+        self._progress(len(prepared.frames))
+        return len(prepared.frames)
