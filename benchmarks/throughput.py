@@ -2,7 +2,9 @@
 
 All sides get the same frames, the same preprocessing contract and the same graph, and are read off the same clock.
 `efficiency` is worker / ideal in frames a second: 1 would mean that broker, transport, records and bookkeeping cost
-nothing. `vs_loop` and `vs_loop_2x16` are worker / loop.
+nothing. `cpu_efficiency` is the same by CPU time: the ideal's a frame / that of worker, Triton and broker together; it
+says what `efficiency` would be with every core busy, and holds where the machine is shared. `vs_loop` and `vs_loop_2x16`
+are worker / loop in frames a second.
 """
 
 from __future__ import annotations
@@ -92,8 +94,10 @@ def measure(options: Options) -> dict[str, Any]:
 def figures(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     """The contract's keys out of the rounds of each side."""
     rates = {side: [run.window.frames_per_second for run in of_side] for side, of_side in runs.items()}
+    cpu = {side: [sum(run.cpu_s_per_1000.values()) for run in of_side] for side, of_side in runs.items()}
     return {
         **paired_ratio(rates["worker"], rates["ideal"]).keys("efficiency"),
+        **paired_ratio(cpu["ideal"], cpu["worker"]).keys("cpu_efficiency"),
         **paired_ratio(rates["worker"], rates["loop"]).keys("vs_loop"),
         **paired_ratio(rates["worker"], rates["loop_2x16"]).keys("vs_loop_2x16"),
         **spread(rates["worker"]).keys("frames_per_second"),

@@ -16,7 +16,7 @@ from worker.errors import DependencyError
 pytestmark = [pytest.mark.kafka, pytest.mark.triton]
 
 CASES = {
-    "throughput": ("efficiency", "vs_loop", "vs_loop_2x16", "frames_per_second"),
+    "throughput": ("efficiency", "cpu_efficiency", "vs_loop", "vs_loop_2x16", "frames_per_second"),
     "overhead": ("overhead_ratio", "overhead_ratio_plain_client", "statistics_ratio", "frames_per_second"),
 }
 

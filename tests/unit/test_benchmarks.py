@@ -141,6 +141,7 @@ def test_throughput_reports_the_contracts_keys() -> None:
     result = throughput.figures(runs)
     assert result["efficiency"] == pytest.approx(0.95)
     assert (result["efficiency_low"], result["efficiency_high"]) == (0.9, 1.0)
+    assert result["cpu_efficiency_high"] == pytest.approx(1.0 / 1.3, rel=1e-3)  # of worker, Triton and broker together
     assert result["vs_loop"] == pytest.approx(95 / 30, rel=1e-3)
     assert result["vs_loop_2x16"] == pytest.approx(1.9)
     assert result["frames_per_second"] == 95
