@@ -57,6 +57,7 @@ def demo(
         broker = stack.enter_context(EmbeddedBroker())
         settings = _settings(broker.bootstrap_servers, repository / MODEL, _triton(stack, repository, data, tell))
         create_topics(settings, PARTITIONS)
+        tell("starting the worker")
         worker = _worker(stack, settings, data)
         report = Report(settings.infer.backend, broker.kind, len(planned))
         task = bar.add_task("frames through the worker", total=len(planned))

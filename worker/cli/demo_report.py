@@ -97,7 +97,8 @@ def show(console: Console, report: Report, audit: Audit, next_commands: Sequence
     table.add_row("frames in", str(report.sent))
     labels = ", ".join(f"{label} {count}" for label, count in report.labels.most_common(_TOP_LABELS))
     others = len(report.labels) - _TOP_LABELS
-    table.add_row("predictions", f"{report.predictions}: {labels}" + (f", {others} more classes" if others > 0 else ""))
+    more = f", {others} more classes" if others > 0 else ""
+    table.add_row("predictions", f"{report.predictions}: {labels}{more}" if labels else str(report.predictions))
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(report.reasons.items()))
     table.add_row("dead letters", f"{report.reasons.total()}: {reasons}" if reasons else "0")
     table.add_row("counted", f"{audit.lost} lost, {audit.duplicates} duplicated, {audit.out_of_order} out of order")
@@ -105,7 +106,9 @@ def show(console: Console, report: Report, audit: Audit, next_commands: Sequence
     p50, p99 = report.latency_ms(0.50), report.latency_ms(0.99)
     if p50 is not None and p99 is not None:
         table.add_row("latency", f"p50 {p50:.0f} ms, p99 {p99:.0f} ms at half of that load")
-    table.add_row("ran on", f"{report.model} {report.model_version}, {report.backend}, broker {report.broker}")
+    table.add_row(
+        "ran on", f"{report.model or 'no model'} {report.model_version}, {report.backend}, broker {report.broker}"
+    )
     console.print(table)
     for complaint in audit.complaints():
         console.print(complaint, style="bold red")

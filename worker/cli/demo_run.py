@@ -22,6 +22,7 @@ from worker.settings import Settings
 
 PACED_ONE_IN = 4  # frames of so many are kept for the paced phase
 PACED_LOAD = 0.5  # of the throughput just measured: waiting in queues is then small, as it should be in service
+UNMEASURED_RATE = 10.0  # frames a second where so few were sent at once that they made no rate; any machine keeps up
 STALL_S = 60.0  # without any outcome, the worker's start included: what is missing then is lost
 _POLL_S = 0.1
 _QUIET_S = 1.0  # after the worker has left, its last records are long written; one empty second ends the reading
@@ -54,12 +55,14 @@ class DemoRun:
         )
 
     def traffic(self, reader: Reader, sender: Sender) -> None:
-        """Send everything and return when each frame has an outcome, or none has come for too long."""
+        """Send the frames and return when each has an outcome, or none has come for too long."""
         for frame in self._burst:
             sender.send(self._message(frame))
         sender.drain()
         self._read_until(reader, len(self._burst))
-        rate = max(1.0, self._report.frames_per_second * PACED_LOAD)
+        if self.audit.finished < len(self._burst):
+            return  # the worker ended or hangs: what is missing is lost, and more frames would only be lost too
+        rate = self._report.frames_per_second * PACED_LOAD or UNMEASURED_RATE
         started = time.monotonic()
         for number, frame in enumerate(self._paced):
             due = started + number / rate
