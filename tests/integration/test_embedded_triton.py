@@ -41,7 +41,7 @@ def photos() -> list[DemoImage]:
 
 
 def prepared(path: Path, size: int) -> Pixels:
-    """Centre crop of 0.875 of the shorter side, area filter: the shipped contract by hand, so that a mistake in the
+    """Centre crop of 0.875 of the shorter side, antialiased by hand (area, close to the contract's filter), so that a mistake in the
     worker's preprocessing can't hide one in the model.
     """
     image = np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR))[:, :, ::-1]

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import kafka.errors
 from kafka import KafkaConsumer, TopicPartition
@@ -20,6 +19,7 @@ from kafka.structs import OffsetAndMetadata
 
 from worker.errors import ConfigurationError, DependencyError
 from worker.frames import Frame, SourcePartition
+from worker.ingest.partitions import Chunk, Rebalance, Skipped, Unreadable, start_offset
 from worker.ingest.sockets import read_sockets_in_large_pieces
 from worker.settings import KafkaSettings
 
@@ -27,56 +27,6 @@ log = logging.getLogger(__name__)
 
 # How often the drain on revocation looks again; short beside any rebalance.
 REVOKE_CHECK_S = 0.01
-
-
-class Rebalance(Protocol):
-    """What the pipeline does when partitions come and go; all but `epoch` is called on the client's I/O thread."""
-
-    def epoch(self, source: SourcePartition) -> int:
-        """The epoch new frames of a partition carry. Called from the poll thread."""
-
-    def assigned(self, sources: Collection[SourcePartition]) -> None:
-        """New partitions; they stay paused until `Consumer.begin`."""
-
-    def revoking(self, sources: Collection[SourcePartition]) -> None:
-        """These are asked for: stop taking their frames."""
-
-    def drained(self, sources: Collection[SourcePartition]) -> dict[SourcePartition, int] | None:
-        """Offsets to commit once nothing of these is under way; None while something is."""
-
-    def revoked(self, sources: Collection[SourcePartition]) -> None:
-        """They are somebody else's from now on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Consecutive frames of one partition; `position` is the offset after the last."""
-
-    source: SourcePartition
-    frames: tuple[Frame, ...]
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """Offsets [start, end) of a partition were gone before they could be read; reading goes on at `resume_at`.
-
-    Where the log now ends before `start` (a topic made anew), nothing is known to be gone and `resume_at` is lower.
-    """
-
-    source: SourcePartition
-    start: int
-    end: int
-    resume_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A partition stopped at a record that can't be read."""
-
-    source: SourcePartition
-    offset: int
-    detail: str
 
 
 class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
@@ -156,8 +106,7 @@ class Consumer:
             raise ConfigurationError(f"the Kafka client refuses its settings: {error}") from error
         except kafka.errors.KafkaError as error:
             raise DependencyError(unreachable(settings.bootstrap_servers, error)) from error
-        # Asked before the group is joined: a leader that assigns before it knows the topic's partitions assigns none, and
-        # in 1 of 75 starts kafka-python 3.0.12 did not notice afterwards.
+        # Asked before the group is joined: a leader that does not know the topic's partitions yet assigns none.
         self.client.partitions_for_topic(topic)
         self.client.subscribe(
             [topic], listener=_Listener(self, rebalance, drain_bound_s=settings.max_poll_interval_ms / 2000)
@@ -273,7 +222,10 @@ class Consumer:
         """Offset of the next fetch; it moves over markers and compacted records too."""
         if _tp(source) not in self.client.assignment():
             return None
-        position = self.client.position(_tp(source), timeout_ms=0)
+        try:
+            position = self.client.position(_tp(source), timeout_ms=0)
+        except kafka.errors.NoOffsetForPartitionError:
+            return None  # some partition is new and `begin` is about to fix it
         return None if position is None else int(position)
 
     def commit(self, offsets: dict[SourcePartition, int], done: Callable[[Exception | None], None]) -> None:
@@ -311,20 +263,6 @@ class Consumer:
     def close(self) -> None:
         """Leave the group; nothing is committed here."""
         self.client.close(autocommit=False, timeout_ms=5000)
-
-
-def start_offset(source: SourcePartition, committed: int | None, first: int, end: int) -> tuple[int, Skipped | None]:
-    """Where a partition starts: its committed offset, else the earliest; what lies before the log's start is skipped.
-
-    A committed offset beyond the log's end means that the topic was made anew: everything in it is unseen.
-    """
-    if committed is None:
-        return first, None
-    if committed < first:
-        return first, Skipped(source, committed, first, first)
-    if committed > end:
-        return first, Skipped(source, committed, committed, first)
-    return committed, None
 
 
 def unreachable(bootstrap_servers: str, error: Exception) -> str:

@@ -16,8 +16,9 @@ from collections.abc import Collection
 from worker.batching import FrameQueue
 from worker.errors import DependencyError
 from worker.frames import SourcePartition
-from worker.ingest.kafka import Chunk, Consumer, Skipped, Unreadable
+from worker.ingest.kafka import Consumer
 from worker.ingest.ledger import Range
+from worker.ingest.partitions import Chunk, Skipped, Unreadable
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics, Rebalance
 from worker.pipeline.books import Books, weight
@@ -77,7 +78,7 @@ class Intake:
         self._drop_waiting(sources, handed_over=True)
 
     def drained(self, sources: Collection[SourcePartition]) -> dict[SourcePartition, int] | None:
-        """See `worker.ingest.kafka.Rebalance`."""
+        """See `worker.ingest.partitions.Rebalance`."""
         with self._books.ledger() as ledger:
             ranges = ledger.sealable(sources)
             if not ranges and ledger.settled(sources):
