@@ -65,9 +65,9 @@ class Ledger:
             self._entries.pop(source, None)
 
     def epoch(self, source: SourcePartition) -> int | None:
-        """The epoch frames of this partition must carry now; None while they are refused."""
+        """The epoch an outcome of this partition must carry to count, also while it is handed over; None: none counts."""
         entry = self._entries.get(source)
-        return None if entry is None or entry.rewinding or entry.closing else entry.epoch
+        return None if entry is None or entry.rewinding else entry.epoch
 
     def admit(self, source: SourcePartition, epoch: int, offsets: Collection[int], position: int) -> bool:
         """Frames at `offsets` (ascending) entered the way; `position` follows the last. False: stale, drop them.

@@ -99,9 +99,12 @@ class Intake:
 
     def run(self, consumer: Consumer, stop: threading.Event, failure: Failure) -> None:
         """Poll until `stop`; then drain within the grace, commit, and return. Raises what `failure` holds."""
-        self._health.met("pipeline")
+        joined = False
         while not stop.is_set():
             self._turn(consumer, failure)
+            if not joined and self._books.generation >= 0:
+                joined = True
+                self._health.met("pipeline")
         self._drain(consumer, failure)
 
     def _turn(self, consumer: Consumer, failure: Failure, draining: bool = False) -> None:
@@ -206,9 +209,13 @@ class Intake:
         grace_s = self._settings.delivery.drain_grace_ms / 1000
         give_up = time.monotonic() + grace_s
         self._health.unmet("pipeline", "draining")
-        # Paused before the next poll: frames it returned would be dropped, and the position would step over them.
+        # Closed before the next poll: a frame it returned would be dropped, and the position must not step over it. What
+        # waits for a decode thread goes to the next owner, or the drain would take as long as the whole budget's frames.
         self._paused = True
         consumer.pause(consumer.assignment)
+        with self._books.ledger() as ledger:
+            mine = ledger.sources
+        self._drop_waiting(mine, handed_over=True)
         self._queue.flush()
         log.info("draining: no new frames, at most %.0f s for those under way", grace_s)
         while True:
