@@ -60,6 +60,8 @@ class DecodeSettings(Section, frozen=True):
     """The pool that decodes and preprocesses."""
 
     threads: Annotated[int, Meta(ge=0)] = 0  # 0: one for each core the process may use, at most 8
+    # Remembers over restarts which frame crashed a native decoder; empty: a folder under the system's temporary one.
+    crash_folder: str = ""
 
 
 class BatchingSettings(Section, frozen=True):

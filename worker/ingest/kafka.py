@@ -6,6 +6,7 @@ The reset policy is ours: no committed offset means the earliest record; an offs
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -27,6 +28,10 @@ log = logging.getLogger(__name__)
 
 # How often the drain on revocation looks again; short beside any rebalance.
 REVOKE_CHECK_S = 0.01
+# For each question about a new partition. The poll thread asks, so that three stay far below max_poll_interval_ms.
+BEGIN_TIMEOUT_MS = 5_000
+# What the client raises for a partition that the I/O thread's rebalance took away just before the call.
+TAKEN_AWAY = (KeyError, ValueError, kafka.errors.IllegalStateError)
 
 
 class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
@@ -126,14 +131,22 @@ class Consumer:
         """Wait on the client's event loop, so that heartbeats go on. The client offers no public way."""
         await self.client._net.sleep(seconds)
 
-    def begin(self, source: SourcePartition) -> tuple[int, Skipped | None]:
-        """Fix where a new partition starts, and let it flow. Returns the offset and what of it was skipped."""
+    def begin(self, source: SourcePartition) -> tuple[int, Skipped | None] | None:
+        """Fix where a new partition starts, and let it flow. Returns the offset and what of it was skipped.
+
+        None: the broker does not answer now, or the partition was taken away meanwhile; ask again while it is assigned.
+        """
         tp = _tp(source)
-        committed = self.client.committed(tp, timeout_ms=self._request_timeout_ms)
-        first = int(self.client.beginning_offsets([tp], timeout_ms=self._request_timeout_ms)[tp])
-        end = int(self.client.end_offsets([tp], timeout_ms=self._request_timeout_ms)[tp])
-        start, skipped = start_offset(source, committed, first, end)
-        self.client.seek(tp, start)
+        try:
+            committed = self.client.committed(tp, timeout_ms=BEGIN_TIMEOUT_MS)
+            first = int(self.client.beginning_offsets([tp], timeout_ms=BEGIN_TIMEOUT_MS)[tp])
+            end = int(self.client.end_offsets([tp], timeout_ms=BEGIN_TIMEOUT_MS)[tp])
+            start, skipped = start_offset(source, committed, first, end)
+            self.client.seek(tp, start)
+        except (*TAKEN_AWAY, kafka.errors.KafkaError) as error:
+            log.warning("%s/%d does not start yet: %s", *source, error)
+            return None
+        self._stopped.pop(source, None)  # of an assignment before: whoever owned it since may have got past it
         return start, skipped
 
     def poll(self, max_frames: int, timeout_s: float) -> tuple[list[Chunk], list[Skipped], list[Unreadable]]:
@@ -187,8 +200,14 @@ class Consumer:
     def _out_of_range(self, error: Exception) -> list[Skipped]:
         skipped = []
         for tp, offset in dict(error.args[0]).items():
-            first = int(self.client.beginning_offsets([tp], timeout_ms=self._request_timeout_ms)[tp])
-            self.client.seek(tp, first)
+            try:
+                first = int(self.client.beginning_offsets([tp], timeout_ms=BEGIN_TIMEOUT_MS)[tp])
+                self.client.seek(tp, first)
+            except (*TAKEN_AWAY, kafka.errors.KafkaError) as trouble:
+                log.warning(
+                    "%s/%d: offset %d is out of range, and the log's start is not known yet: %s", *tp, offset, trouble
+                )
+                continue  # the next fetch says so again
             skipped.append(Skipped(_source(tp), int(offset), max(first, int(offset)), first))
         return skipped
 
@@ -201,31 +220,33 @@ class Consumer:
             ) from error
         stopped = Unreadable(_source(part.topic_partition), int(part.next_fetch_offset), str(error))
         self._stopped[stopped.source] = stopped
-        self.client.pause(part.topic_partition)
+        self.pause([stopped.source])
         return [stopped]
 
     def pause(self, sources: Iterable[SourcePartition]) -> None:
         """Stop fetching; polling goes on."""
-        self.client.pause(*(tp for tp in map(_tp, sources) if tp in self.client.assignment()))
+        for source in sources:
+            with contextlib.suppress(*TAKEN_AWAY):
+                self.client.pause(_tp(source))
 
     def resume(self, sources: Iterable[SourcePartition]) -> None:
         """Fetch again, but for partitions stopped at an unreadable record."""
-        mine = self.client.assignment()
-        self.client.resume(*(_tp(s) for s in sources if s not in self._stopped and _tp(s) in mine))
+        for source in sources:
+            if source not in self._stopped:
+                with contextlib.suppress(*TAKEN_AWAY):
+                    self.client.resume(_tp(source))
 
     def seek(self, source: SourcePartition, offset: int) -> None:
         """The next frame of this partition is the one at `offset`."""
-        if _tp(source) in self.client.assignment():
+        with contextlib.suppress(*TAKEN_AWAY):
             self.client.seek(_tp(source), offset)
 
     def position(self, source: SourcePartition) -> int | None:
         """Offset of the next fetch; it moves over markers and compacted records too."""
-        if _tp(source) not in self.client.assignment():
-            return None
         try:
             position = self.client.position(_tp(source), timeout_ms=0)
-        except kafka.errors.NoOffsetForPartitionError:
-            return None  # some partition is new and `begin` is about to fix it
+        except (kafka.errors.NoOffsetForPartitionError, kafka.errors.IllegalStateError):
+            return None  # some partition is new and `begin` is about to fix it, or this one was taken away
         return None if position is None else int(position)
 
     def commit(self, offsets: dict[SourcePartition, int], done: Callable[[Exception | None], None]) -> None:

@@ -18,6 +18,7 @@ from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.filling import Filler
 from worker.pipeline.inferring import Inferring
+from worker.pipeline.journal import open_journal
 from worker.pipeline.model import ServedModel
 from worker.settings import Settings
 
@@ -43,7 +44,10 @@ class Failure:
 
 
 class Core:
-    """Frames go into `queue`; `answered(prepared, answer)` hears of every batch once, in any order."""
+    """Frames go into `queue`; `answered(prepared, answer)` hears of every batch once, in any order.
+
+    `journal_of` names whose crashes are remembered over restarts; empty: nobody's.
+    """
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class Core:
         health: Health,
         failure: Failure,
         answered: Callable[[Prepared, Answer | None], None],
+        journal_of: str = "",
     ) -> None:
         keep_big_buffers()
         cv2.setNumThreads(1)  # the decode threads are the parallelism; OpenCV's own pool would fight them for the cores
@@ -76,12 +81,14 @@ class Core:
         self._inferring = Inferring(
             model.engine, settings.infer.deadline_ms / 1000, metrics, health, answered, failure.report
         )
+        self._journal = open_journal(settings.decode.crash_folder, journal_of, self.threads) if journal_of else None
         self._filler = Filler(
             self.queue,
             self._pool,
             model.contract,
             ImageLimits(ingest.max_frame_bytes, ingest.max_pixels, frozenset(ingest.formats)),
             PixelGate(Shares.of(ingest.max_in_flight_bytes).pixel_bytes),
+            self._journal,
             metrics,
             lambda prepared, slot: self._inferring.submit(prepared, slot) if slot else answered(prepared, None),
             failure.report,
@@ -99,3 +106,5 @@ class Core:
         self._inferring.close()
         self._engine.close()
         self._pool.close()
+        if self._journal is not None:
+            self._journal.close()

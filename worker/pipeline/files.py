@@ -141,7 +141,7 @@ class _Run:
                 model_record(answer.model, answer.served_by),
                 reading.fields(row),
                 timings(prepared, prepared.rows[row], frame, answer),
-                captured_at(frame),
+                (captured_at(frame)[0], "file"),  # when the file was last written
                 now,
                 None,
             )

@@ -16,10 +16,11 @@ import numpy as np
 from worker.batching import FrameQueue, Taken
 from worker.buffers import Slot, SlotPool
 from worker.decode import decode
-from worker.frames import Prepared, Rejected, Rejection, Row, Stage
+from worker.frames import Prepared, Reason, Rejected, Rejection, Row, Stage
 from worker.ingest.budget import PixelGate
 from worker.ingest.validate import ImageLimits, inspect
 from worker.observe.metrics import Metrics
+from worker.pipeline.journal import CRASHES, CrashJournal
 from worker.preprocess.contract import Contract
 from worker.preprocess.cpu import CpuTransform
 from worker.statistics.features import FEATURES, features
@@ -28,6 +29,12 @@ log = logging.getLogger(__name__)
 
 # How long a thread waits for a slot before it looks whether it should end.
 SLOT_WAIT_S = 0.2
+CRASHED = Rejection(
+    Reason.CRASHED_WORKER,
+    f"decoding this value took {CRASHES} workers down; it is kept apart. Please report it with the worker's version",
+    Stage.DECODE,
+    CRASHES,
+)
 
 
 class Filler:
@@ -43,6 +50,7 @@ class Filler:
         contract: Contract,
         limits: ImageLimits,
         gate: PixelGate,
+        journal: CrashJournal | None,
         metrics: Metrics,
         deliver: Callable[[Prepared, Slot | None], None],
         failed: Callable[[BaseException], None],
@@ -53,6 +61,8 @@ class Filler:
         self._transform = CpuTransform(contract)
         self._limits = limits
         self._gate = gate
+        self._journal = journal
+        self._suspects = journal.suspects if journal else frozenset()
         self._metrics = metrics
         self._deliver = deliver
         self._failed = failed
@@ -62,7 +72,7 @@ class Filler:
     def start(self, threads: int) -> None:
         """Start the pool."""
         for number in range(threads):
-            thread = threading.Thread(target=self._run, name=f"headrace-decode-{number}", daemon=True)
+            thread = threading.Thread(target=self._run, args=(number,), name=f"headrace-decode-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
 
@@ -72,7 +82,7 @@ class Filler:
         for thread in self._threads:
             thread.join(timeout=5)
 
-    def _run(self) -> None:
+    def _run(self, thread: int) -> None:
         try:
             while not self._ending.is_set():
                 slot = self._pool.acquire(SLOT_WAIT_S)
@@ -82,7 +92,7 @@ class Filler:
                 if taken is None:
                     slot.let_go()
                     return
-                prepared = self._fill(taken, slot)
+                prepared = self._fill(taken, slot, thread)
                 if prepared.rows:
                     self._deliver(prepared, slot)
                 else:
@@ -92,13 +102,20 @@ class Filler:
             log.exception("a decode thread failed")
             self._failed(error)
 
-    def _fill(self, taken: Taken, slot: Slot) -> Prepared:
+    def _fill(self, taken: Taken, slot: Slot, thread: int) -> Prepared:
         rows: list[Row] = []
         rejections: dict[int, Rejection] = {}
         values = np.empty((len(taken.frames), len(FEATURES)), np.float32)
         validate_s, decode_s, preprocess_s = [], [], []
+        journal = self._journal
         for index, frame in enumerate(taken.frames):
             started = time.perf_counter()
+            if journal is not None:
+                frame_id = frame.id
+                if frame_id in self._suspects:
+                    rejections[index] = CRASHED
+                    continue
+                journal.enter(thread, frame_id)
             try:
                 facts = inspect(frame.value, self._limits)
                 validated = time.perf_counter()
@@ -120,6 +137,8 @@ class Filler:
             decode_s.append(decoded - validated)
             preprocess_s.append(finished - decoded)
             rows.append(Row(index, facts, image.decoder, (decoded - validated) * 1000))
+        if journal is not None:
+            journal.leave(thread)
         self._metrics.stage(Stage.VALIDATE, validate_s)
         self._metrics.stage(Stage.DECODE, decode_s)
         self._metrics.stage(Stage.PREPROCESS, preprocess_s)

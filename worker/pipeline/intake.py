@@ -129,11 +129,15 @@ class Intake:
             self._metrics.lag(consumer.lags(fresh=self._paused))
 
     def _begin_new(self, consumer: Consumer) -> None:
-        while self._new:
+        for _ in range(len(self._new)):
             source = self._new.popleft()
             if source not in consumer.assignment:
                 continue  # taken away again meanwhile
-            start, skipped = consumer.begin(source)
+            begun = consumer.begin(source)
+            if begun is None:
+                self._new.append(source)
+                return
+            start, skipped = begun
             with self._books.ledger() as ledger:
                 ledger.assign(source, start)
             self._report([skipped] if skipped else [], [])

@@ -71,7 +71,7 @@ def _run(
     outcomes = Outcomes(compose, model.head, model.contract.digest, metrics)
     publishing = Publishing(producer, outcomes, books, metrics, health, failure.report)
     stack.callback(publishing.close)
-    core = Core(settings, model, metrics, health, failure, publishing.answered)
+    core = Core(settings, model, metrics, health, failure, publishing.answered, journal_of=settings.kafka.group_id)
     publishing.start()
     core.start()
     stack.callback(core.close)
