@@ -29,4 +29,5 @@ def keep_big_buffers() -> bool:
     except (OSError, AttributeError):
         log.debug("the C library has no mallopt; big buffers go back to the kernel each time")
         return False
-    return all([mallopt(parameter, value) == 1 for parameter, value in _WISHES])
+    accepted = [mallopt(parameter, value) == 1 for parameter, value in _WISHES]
+    return all(accepted)
