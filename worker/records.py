@@ -105,7 +105,8 @@ class StreamStatistics(Record, frozen=True):
 class StatisticsRecord(Record, frozen=True):
     """Value of a record on `frames.stats`: one range of one source partition, from one commit to the next.
 
-    In the order (generation, offset on the statistics topic) a later record replaces every earlier one that its range overlaps.
+    In the order (generation, offset on the statistics topic) a later record replaces every earlier one that its range
+    overlaps; the `parts` of one range, numbered from 0 by `part`, stand beside each other.
     """
 
     source: OffsetRange
@@ -115,6 +116,8 @@ class StatisticsRecord(Record, frozen=True):
     window_start: str
     window_end: str
     streams: list[StreamStatistics]
+    part: int = 0
+    parts: int = 1
 
 
 SCHEMAS: dict[str, type[Record]] = {"prediction": Prediction, "statistics": StatisticsRecord}

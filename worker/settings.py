@@ -11,6 +11,8 @@ import msgspec
 from msgspec import Meta
 
 MIB = 1024 * 1024
+DEFAULT_MAX_FRAME_BYTES = 8 * MIB  # a 12-megapixel JPEG at its best quality
+DEFAULT_MAX_PIXELS = 16 * MIB  # 4096 x 4096, more than the usual cameras have; 48 MiB once decoded
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -48,11 +50,12 @@ class TopicSettings(Section, frozen=True):
 class IngestSettings(Section, frozen=True):
     """What is let in, and how much of it at once."""
 
-    # Everything that waits is inside this: fetch buffers, encoded frames, decoded pixels, unacknowledged output.
+    # Everything that comes and goes is inside this: fetch buffers, encoded frames, decoded pixels, unacknowledged output.
+    # The batch slots are made once and stand beside it.
     max_in_flight_bytes: Annotated[int, Meta(ge=8 * MIB)] = 256 * MIB
     poll_chunk_frames: Positive = 64  # records a poll hands on together: larger gains nothing, smaller costs locks
-    max_frame_bytes: Positive = 8 * MIB
-    max_pixels: Positive = 50_000_000  # above any camera in use; 150 MB once decoded
+    max_frame_bytes: Positive = DEFAULT_MAX_FRAME_BYTES
+    max_pixels: Positive = DEFAULT_MAX_PIXELS
     formats: tuple[str, ...] = ("jpeg", "png", "webp", "bmp", "tiff", "gif")
 
 
@@ -79,7 +82,7 @@ class ModelSettings(Section, frozen=True):
 
     name: str = "efficientnet_lite2"
     version: str = ""  # empty: the one the server chooses
-    directory: str = ""  # folder with preprocess.toml and labels.txt; empty: <data folder>/models/<name>
+    directory: str = ""  # the served model's folder, with preprocess.toml and labels.txt; has to be given
     task: Literal["classify", "embed"] = "classify"
     top_k: Annotated[int, Meta(ge=1, le=100)] = 5
 

@@ -19,7 +19,15 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from PIL import Image
 
 from tests.integration.conftest import MakeSettings
-from tests.rig.audit import TopicReader, audit_statistics, committed_lag, header, produce_frames, wait_until_done
+from tests.rig.audit import (
+    TopicReader,
+    audit_statistics,
+    committed_lag,
+    header,
+    produce_frames,
+    wait_until_committed,
+    wait_until_done,
+)
 from tests.rig.images import bad_frames, encode, photo, with_orientation
 from tests.rig.kafka import MakeTopics
 from tests.rig.topics import Topics
@@ -100,6 +108,7 @@ def test_each_bad_frame_amid_good_ones_becomes_a_dead_letter_byte_for_byte(
     with WorkerProcess(settings(made, ingest={"max_frame_bytes": limit, "max_pixels": 12_000_000})) as worker:
         worker.wait_ready(60)
         audit = wait_until_done(made, sent, 120, worker.check_alive)
+        assert wait_until_committed(made, 30) == 0  # what is committed was acknowledged, and what was acknowledged is counted
         for reason, count in Counter(expected.values()).items():
             assert worker.metric("frames_dead_lettered_total", reason=reason) == count
         assert worker.stop() == 0

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 from worker.frames import Frame, ImageFacts, ModelIdentity, Reason, Rejection, Row, SourcePartition, Stage
@@ -20,7 +21,8 @@ from worker.publish.messages import (
     text,
 )
 from worker.publish.order import Reorder
-from worker.records import ClassScore, Timings, json_schema
+from worker.records import ClassScore, OffsetRange, StatisticsRecord, StreamStatistics, Timings, json_schema
+from worker.statistics import FEATURES, Collector
 
 MODEL = model_record(ModelIdentity("m", "1", "sha256:aa", "onnxruntime", "fp32"), "primary")
 ROW = Row(0, ImageFacts("jpeg", 40, 30, 3, orientation=6), "simplejpeg", 1.0)
@@ -143,6 +145,54 @@ def test_a_value_the_dlq_cant_take_is_left_out_and_its_hash_stands_for_it() -> N
     )
     assert message.value == b""
     assert headers(message)["dlq-value-sha256"] == hashlib.sha256(value).hexdigest().encode()
+
+
+def test_a_key_the_dlq_cant_take_is_left_out_too_and_named() -> None:
+    message = composer(dead_letter_bytes=2000).dead_letter(
+        frame(key=b"k" * 5000, headers=(("x", b"y" * 5000),)), Rejection(Reason.CORRUPT, "why", Stage.DECODE)
+    )
+    assert message.size <= 2000
+    assert headers(message)["dlq-left-out"] == b"key,headers"
+    assert headers(message)["dlq-source"] == b"frames/5/42"
+    assert "x" not in headers(message)
+
+
+def statistics_of(streams: int) -> StatisticsRecord:
+    collector = Collector()
+    names = [f"cam-{n}" for n in range(streams)]
+    many = np.ones((streams, len(FEATURES)), np.float32)
+    collector.add(list(range(streams)), names, many, many[:, 0], 1.0, (np.zeros(streams, np.intp), many[:, 0]))
+    cut = collector.cut(0, streams)
+    return StatisticsRecord(
+        source=OffsetRange(topic="frames", partition=5, start=0, end=streams),
+        generation=3,
+        model=MODEL,
+        preprocess="sha256:bb",
+        window_start="2026-01-01T00:00:00.000Z",
+        window_end="2026-01-01T00:00:01.000Z",
+        streams=[StreamStatistics(stream=stream, summary=summary) for stream, summary in cut.streams.items()],
+    )
+
+
+def test_statistics_are_one_record_that_follows_its_schema() -> None:
+    (message,) = composer().statistics(statistics_of(2))
+    value = json.loads(message.value or b"")
+    jsonschema.validate(value, json_schema("statistics"))
+    assert (value["part"], value["parts"]) == (0, 1)
+    assert message.partition == 5 % 2
+    assert headers(message)["ce_id"] == b"frames/5/0-2/3/0"
+
+
+def test_streams_that_do_not_fit_in_one_record_are_spread_over_parts_of_the_same_range() -> None:
+    messages = composer().statistics(statistics_of(40))
+    values = [json.loads(message.value or b"") for message in messages]
+    assert len(values) > 1
+    assert all(message.size <= 10_000 for message in messages)
+    assert [value["part"] for value in values] == list(range(len(values)))
+    assert {value["parts"] for value in values} == {len(values)}
+    assert {(value["source"]["start"], value["source"]["end"]) for value in values} == {(0, 40)}
+    assert sorted(s["stream"] for value in values for s in value["streams"]) == sorted(f"cam-{n}" for n in range(40))
+    assert len({headers(message)["ce_id"] for message in messages}) == len(messages)
 
 
 def test_batches_leave_in_the_order_of_their_numbers() -> None:

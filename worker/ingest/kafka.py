@@ -61,7 +61,7 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_lost(self, lost: set[TopicPartition]) -> None:
         log.warning("partitions lost to another owner, their frames are dropped uncommitted: %s", sorted(lost))
-        self._rebalance.revoked([_source(tp) for tp in lost])
+        self._rebalance.lost([_source(tp) for tp in lost])
 
 
 class Consumer:

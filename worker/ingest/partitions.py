@@ -24,6 +24,9 @@ class Rebalance(Protocol):
     def drained(self, sources: Collection[SourcePartition]) -> dict[SourcePartition, int] | None:
         """Offsets to commit once nothing of these is under way; None while something is."""
 
+    def lost(self, sources: Collection[SourcePartition]) -> None:
+        """The group gave them away without asking us."""
+
     def revoked(self, sources: Collection[SourcePartition]) -> None:
         """They are somebody else's from now on."""
 

@@ -17,12 +17,9 @@ from worker.ingest.headers_jpeg import read_jpeg
 from worker.ingest.headers_plain import read_bmp, read_gif, read_png, read_webp
 from worker.ingest.headers_tiff import read_tiff
 from worker.ingest.signatures import appearance, known_format
+from worker.settings import DEFAULT_MAX_FRAME_BYTES, DEFAULT_MAX_PIXELS
 
 FORMATS = frozenset(("jpeg", "png", "webp", "bmp", "tiff", "gif"))
-# A 12-megapixel photograph of good quality is 4 to 6 MiB as JPEG.
-DEFAULT_MAX_FRAME_BYTES = 8 << 20
-# 4096 x 4096: a 12-megapixel camera (4032 x 3024) with room, and 48 MiB once decoded.
-DEFAULT_MAX_PIXELS = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,11 @@ from worker.settings import Settings
 MAX_DECODE_THREADS = 8
 
 
+def endpoint(settings: Settings) -> str:
+    """The engine's name in metrics."""
+    return settings.infer.url if settings.infer.backend == "triton" else "local"
+
+
 class Failure:
     """The first error of any thread; the loop that feeds the queue raises it."""
 
@@ -79,7 +84,13 @@ class Core:
         metrics.model(model.engine.identity)
         ingest = settings.ingest
         self._inferring = Inferring(
-            model.engine, settings.infer.deadline_ms / 1000, metrics, health, answered, failure.report
+            model.engine,
+            settings.infer.deadline_ms / 1000,
+            endpoint(settings),
+            metrics,
+            health,
+            answered,
+            failure.report,
         )
         self._journal = open_journal(settings.decode.crash_folder, journal_of, self.threads) if journal_of else None
         self._filler = Filler(
@@ -94,6 +105,14 @@ class Core:
             failure.report,
         )
         self._engine = model.engine
+        self._metrics = metrics
+        self._quarantined = 0
+
+    def observe(self) -> None:
+        """Tell the metrics what only shows from time to time."""
+        quarantined = self._pool.quarantined
+        self._metrics.slots_quarantined(quarantined, max(0, quarantined - self._quarantined))
+        self._quarantined = quarantined
 
     def start(self) -> None:
         """Start the decode threads."""

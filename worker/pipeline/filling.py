@@ -139,6 +139,7 @@ class Filler:
             rows.append(Row(index, facts, image.decoder, (decoded - validated) * 1000))
         if journal is not None:
             journal.leave(thread)
+        self._metrics.stage(Stage.BATCH, [max(0.0, taken.at - taken.frames[0].received_at)])
         self._metrics.stage(Stage.VALIDATE, validate_s)
         self._metrics.stage(Stage.DECODE, decode_s)
         self._metrics.stage(Stage.PREPROCESS, preprocess_s)

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worker.buffers import Slot
-from worker.errors import HeadraceError, InferenceRejected
+from worker.buffers import Slot, SlotPool
+from worker.errors import HeadraceError, InferenceRejected, InferenceUnavailable
 from worker.frames import Answer, AnyArray, Prepared, Reason, Rejection, Stage
 from worker.infer.engine import Engine
 from worker.observe.health import Health
-from worker.observe.metrics import Metrics
+from worker.observe.metrics import Metrics, RequestOutcome
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class Inferring:
         self,
         engine: Engine,
         deadline_s: float,
+        endpoint: str,
         metrics: Metrics,
         health: Health,
         deliver: Callable[[Prepared, Answer], None],
@@ -53,6 +54,7 @@ class Inferring:
     ) -> None:
         self._engine = engine
         self._deadline_s = deadline_s
+        self._endpoint = endpoint
         self._metrics = metrics
         self._health = health
         self._deliver = deliver
@@ -68,6 +70,7 @@ class Inferring:
         self._metrics.batch(len(prepared.rows))
 
         def done(result: Answer | HeadraceError) -> None:
+            self._count(result)
             if isinstance(result, Answer):
                 slot.let_go()
                 self._metrics.stage(Stage.INFER, [time.monotonic() - started])
@@ -76,6 +79,18 @@ class Inferring:
                 self._repairs.put(_Repair(prepared, slot, result, started))
 
         self._engine.submit(slot, len(prepared.rows), started + self._deadline_s, done)
+
+    def _count(self, result: Answer | HeadraceError) -> None:
+        match result:
+            case Answer():
+                outcome = RequestOutcome.OK
+            case InferenceRejected():
+                outcome = RequestOutcome.REJECTED
+            case InferenceUnavailable():
+                outcome = RequestOutcome.UNAVAILABLE
+            case _:
+                outcome = RequestOutcome.FAILED
+        self._metrics.infer_request(self._endpoint, outcome)
 
     def close(self) -> None:
         """End the repair thread; batches still without an answer stay uncommitted."""
@@ -130,6 +145,7 @@ class Inferring:
         results: list[Answer | HeadraceError] = []
 
         def done(result: Answer | HeadraceError) -> None:
+            self._count(result)
             results.append(result)
             answered.set()
 
@@ -141,7 +157,7 @@ class Inferring:
 
     def _divide(self, slot: Slot, rows: list[int], error: InferenceRejected, since: float) -> Answer | None:
         """Halve the batch until each refused frame stands alone; the others are answered."""
-        pixels = slot.array[: len(rows)].copy()
+        pixels = slot.array
         answers: list[tuple[list[int], Answer]] = []
         verdicts: dict[int, Rejection] = {}
         groups = [rows]
@@ -151,8 +167,8 @@ class Inferring:
             group = groups.pop()
             middle = len(group) // 2
             for half in [group[:middle], group[middle:]] if middle else [group]:
-                slot.array[: len(half)] = pixels[half]
-                result = self._insist(slot, len(half), None)
+                apart = _apart(pixels[half])
+                result = self._insist(apart, len(half), None)
                 if result is None:
                     return None
                 if isinstance(result, Answer):
@@ -164,25 +180,33 @@ class Inferring:
                     continue
                 row = half[0]
                 attempts[row] += 1
-                if attempts[row] <= ATTEMPTS or not self._endpoint_is_well(slot, bool(answers)):
+                if attempts[row] <= ATTEMPTS or not self._endpoint_is_well(pixels[:1], bool(answers)):
                     self._ending.wait(FIRST_BACKOFF_S)
                     groups.append(half)
                     continue
                 verdicts[row] = Rejection(Reason.INFERENCE_REJECTED, str(refusal), Stage.INFER, attempts[row])
         return _merged(len(rows), answers, verdicts, self._engine, since)
 
-    def _endpoint_is_well(self, slot: Slot, others_answered: bool) -> bool:
+    def _endpoint_is_well(self, like: AnyArray, others_answered: bool) -> bool:
         """Another frame was answered meanwhile, or a plain grey image is: then the refusal is about the frame."""
         if others_answered:
             return True
-        slot.array[0] = np.asarray(128, slot.array.dtype) if slot.array.dtype == np.uint8 else 0
-        result = self._ask(slot, 1)
+        grey = np.full_like(like, 128 if like.dtype == np.uint8 else 0)
+        result = self._ask(_apart(grey), 1)
         if isinstance(result, Answer):
             return True
         self._health.unmet("model", f"it refuses everything, even a plain grey image: {result}")
         log.error("the model refuses even a plain grey image, so no frame is at fault; check the model: %s", result)
         self._ending.wait(LAST_BACKOFF_S)
         return False
+
+
+def _apart(rows: AnyArray) -> Slot:
+    """These rows in a private slot: they travel as tensors, and a late request that reads the batch's own slot is let be."""
+    slot = SlotPool(1, len(rows), rows.shape[1:], rows.dtype, shared=False).acquire(0)
+    assert slot is not None
+    slot.array[:] = rows
+    return slot
 
 
 def _merged(

@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Collection
 
-from worker.batching import FrameQueue
 from worker.errors import DependencyError
 from worker.frames import SourcePartition
 from worker.ingest.kafka import Consumer
@@ -22,7 +21,7 @@ from worker.ingest.partitions import Chunk, Skipped, Unreadable
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics, Rebalance
 from worker.pipeline.books import Books, weight
-from worker.pipeline.core import Failure
+from worker.pipeline.core import Core, Failure
 from worker.pipeline.publishing import Publishing
 from worker.settings import Settings
 
@@ -40,14 +39,15 @@ class Intake:
     def __init__(
         self,
         settings: Settings,
-        queue: FrameQueue,
+        core: Core,
         books: Books,
         publishing: Publishing,
         metrics: Metrics,
         health: Health,
     ) -> None:
         self._settings = settings
-        self._queue = queue
+        self._core = core
+        self._queue = core.queue
         self._books = books
         self._publishing = publishing
         self._metrics = metrics
@@ -86,6 +86,11 @@ class Intake:
         if ranges:
             self._publishing.seal(ranges)
         return None
+
+    def lost(self, sources: Collection[SourcePartition]) -> None:
+        """Taken without asking: nothing of them may be committed any more."""
+        self._metrics.rebalance(Rebalance.LOST)
+        self.revoked(sources)
 
     def revoked(self, sources: Collection[SourcePartition]) -> None:
         """Late outcomes of these are discarded from now on."""
@@ -127,6 +132,7 @@ class Intake:
         if now >= self._next_lag:
             self._next_lag = now + (LAG_INTERVAL_PAUSED_S if self._paused else LAG_INTERVAL_S)
             self._metrics.lag(consumer.lags(fresh=self._paused))
+            self._core.observe()
 
     def _begin_new(self, consumer: Consumer) -> None:
         for _ in range(len(self._new)):

@@ -22,6 +22,7 @@ from worker.frames import (
     Reason,
     Rejection,
     SourcePartition,
+    Stage,
 )
 from worker.heads import Head
 from worker.ingest.ledger import Range
@@ -55,6 +56,7 @@ class Written:
     weight: int
     features: Float32Array
     top: tuple[AnyArray, Float32Array] | None  # index and score of each row's best class
+    served_by: str
     at_s: float  # Unix seconds
 
 
@@ -81,12 +83,13 @@ class Outcomes:
         """Messages in source order, one for each frame that is `current`."""
         now_ms = time.time_ns() // 1_000_000
         predicted_at = rfc3339(now_ms)
+        started = time.perf_counter()
         reading = None if answer is None else self._head(answer.outputs)
+        self._metrics.stage(Stage.HEAD, [time.perf_counter() - started])
         if answer is not None:
             self._name(answer)
         messages: list[Message] = []
         parts: dict[SourcePartition, Part] = {}
-        reasons: Counter[Reason] = Counter()
         total = 0
         for is_current, (frame, row, rejection) in zip(current, verdicts(prepared, answer, reading), strict=True):
             if not is_current:
@@ -115,7 +118,6 @@ class Outcomes:
                     generation,
                 )
             if isinstance(made, Rejection):
-                reasons[made.reason] += 1
                 part.rejected.append((frame.offset, stream, made.reason))
                 messages.append(self._composer.dead_letter(frame, made))
             else:
@@ -124,15 +126,17 @@ class Outcomes:
                 part.rows.append(row)
                 part.latencies_s.append((now_ms - captured[0]) / 1000)
                 messages.append(made)
-        self._metrics.dead_lettered(reasons)
-        if answer is not None:
-            self._metrics.predicted(sum(len(part.rows) for part in parts.values()), answer.served_by)
-            self._metrics.end_to_end([latency for part in parts.values() for latency in part.latencies_s])
         top = None if reading is None else reading.top
-        return messages, Written(tuple(parts.values()), total, prepared.features, top, now_ms / 1000)
+        served_by = answer.served_by if answer is not None else ""
+        return messages, Written(tuple(parts.values()), total, prepared.features, top, served_by, now_ms / 1000)
 
     def acknowledged(self, written: Written) -> None:
         """The batch's records are with the broker: it counts."""
+        predicted = sum(len(part.rows) for part in written.parts)
+        if predicted:
+            self._metrics.predicted(predicted, written.served_by)
+            self._metrics.end_to_end([latency for part in written.parts for latency in part.latencies_s])
+        self._metrics.dead_lettered(Counter(reason for part in written.parts for _, _, reason in part.rejected))
         for part in written.parts:
             collector = self._collectors[part.source]
             if part.rows:
@@ -165,7 +169,7 @@ class Outcomes:
                 window_end=rfc3339(int(cut.window[1] * 1000)),
                 streams=[StreamStatistics(stream=stream, summary=summary) for stream, summary in cut.streams.items()],
             )
-            messages.append(self._composer.statistics(record))
+            messages += self._composer.statistics(record)
         return messages
 
     def forget(self, sources: Collection[SourcePartition]) -> None:

@@ -151,7 +151,6 @@ class Publishing:
     def _write_statistics(self, ranges: list[Range]) -> None:
         messages = self._outcomes.statistics(ranges, self._books.generation)
         self._send(messages, ranges=ranges)
-        self._metrics.statistics_records(len(messages))
 
     def _send(self, messages: list[Message], written: Written | None = None, ranges: list[Range] | None = None) -> None:
         sent = _Sent([], sum(message.size for message in messages), time.monotonic(), written, ranges or [])
@@ -188,6 +187,8 @@ class Publishing:
                 ledger.complete(part.source, part.epoch, part.offsets)
             for done in sent.ranges:
                 ledger.sealed(done)
+        if sent.ranges:
+            self._metrics.statistics_records(len(sent.futures))
 
     def _go_back(self, error: BaseException) -> None:
         """Nothing is sent again singly: all that is unacknowledged is processed again from the committed offsets."""

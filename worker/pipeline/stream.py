@@ -75,7 +75,7 @@ def _run(
     publishing.start()
     core.start()
     stack.callback(core.close)
-    intake = Intake(settings, core.queue, books, publishing, metrics, health)
+    intake = Intake(settings, core, books, publishing, metrics, health)
     consumer = Consumer(settings.kafka, settings.topics.frames, intake, shares.fetch_bytes)
     stack.callback(consumer.close)
     log.info(

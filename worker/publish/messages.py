@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from worker.frames import Frame, ModelIdentity, Reason, Rejection, Row, Stage
 from worker.records import (
@@ -23,9 +26,12 @@ from worker.records import (
     Prediction,
     Source,
     StatisticsRecord,
+    StreamStatistics,
     Timings,
     encode,
 )
+
+log = logging.getLogger(__name__)
 
 Header = tuple[str, bytes]
 # What a record batch adds to one record of it: 61 bytes of batch header, about 20 of varints; a header pair about 10.
@@ -166,14 +172,48 @@ class Composer:
         if message.size <= self._dead_letters.max_bytes:
             return message
         headers.append(("dlq-value-sha256", hashlib.sha256(value or b"").hexdigest().encode()))
-        return Message(message.topic, key, b"", headers, message.partition)
+        message = Message(message.topic, key, b"", headers, message.partition)
+        if message.size <= self._dead_letters.max_bytes:
+            return message
+        # A key or headers near the limit of a topic: who, where and why still get through.
+        headers = [header for header in headers if header[0].startswith("dlq-")]
+        headers.append(("dlq-left-out", b"key,headers"))
+        return Message(message.topic, b"", b"", headers, frame.source.partition % self._dead_letters.partitions)
 
-    def statistics(self, record: StatisticsRecord) -> Message:
-        """To a partition fixed by its source, so that replacements follow what they replace."""
-        key = f"{record.source.topic}/{record.source.partition}".encode()
-        headers: list[Header] = [("ce_type", STATISTICS_TYPE.encode()), ("content-type", JSON_CONTENT_TYPE)]
-        partition = record.source.partition % self._statistics.partitions
-        return Message(self._statistics.topic, key, encode(record), headers, partition)
+    def statistics(self, record: StatisticsRecord) -> list[Message]:
+        """To a partition fixed by its source, so that replacements follow what they replace.
+
+        Usually one record; streams that do not fit in one are spread over several `parts` of the same range.
+        """
+        groups = [record.streams]
+        while any(
+            self._statistics_message(record, group, 0, len(groups)).size > self._statistics.max_bytes
+            for group in groups
+        ):
+            if all(len(group) == 1 for group in groups):
+                log.error("statistics of one stream are larger than topic %s takes; left out", self._statistics.topic)
+                return []
+            halves = [(group[: len(group) // 2], group[len(group) // 2 :]) for group in groups]
+            groups = [half for pair in halves for half in pair if half]
+        return [self._statistics_message(record, group, part, len(groups)) for part, group in enumerate(groups)]
+
+    def _statistics_message(
+        self, record: StatisticsRecord, streams: list[StreamStatistics], part: int, parts: int
+    ) -> Message:
+        source = record.source
+        key = f"{source.topic}/{source.partition}"
+        headers: list[Header] = [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", f"{key}/{source.start}-{source.end}/{record.generation}/{part}".encode()),
+            ("ce_source", self._event_source),
+            ("ce_type", STATISTICS_TYPE.encode()),
+            ("ce_time", record.window_end.encode()),
+            ("content-type", JSON_CONTENT_TYPE),
+        ]
+        value = encode(msgspec.structs.replace(record, streams=streams, part=part, parts=parts))
+        return Message(
+            self._statistics.topic, key.encode(), value, headers, source.partition % self._statistics.partitions
+        )
 
     @staticmethod
     def _partition(frame: Frame, target: Target) -> int | None:
@@ -194,8 +234,8 @@ def model_record(identity: ModelIdentity, served_by: str) -> ModelRecord:
 
 
 def last_headers(frame: Frame) -> Mapping[str, bytes]:
-    """Headers by name; of a repeated one the last wins, null ones count as missing."""
-    return {name: value for name, value in frame.headers if value is not None}
+    """Headers by name; of a repeated one the last wins, and if that is null it counts as missing."""
+    return {name: value for name, value in dict(frame.headers).items() if value is not None}
 
 
 def captured_at(frame: Frame) -> tuple[int, str]:
