@@ -28,7 +28,7 @@ from worker.settings import Settings
 log = logging.getLogger(__name__)
 
 POLL_S = 0.05  # bounds how late a commit, a pause or a stop is noticed
-PAUSED_POLL_S = 0.01  # while paused the client sleeps this long for want of anything to fetch
+DRAIN_POLL_S = 0.01
 LAG_INTERVAL_S = 1.0
 LAG_INTERVAL_PAUSED_S = 5.0  # asks the broker, one request a time
 
@@ -117,7 +117,7 @@ class Intake:
         self._health.beat("poll")
         self._begin_new(consumer)
         self._go_back(consumer)
-        wait_s = PAUSED_POLL_S if self._paused or draining else POLL_S
+        wait_s = DRAIN_POLL_S if draining else POLL_S
         chunks, skipped, unreadable = consumer.poll(self._settings.ingest.poll_chunk_frames, wait_s)
         self._books.generation = consumer.generation
         for chunk in chunks:
