@@ -21,7 +21,11 @@ def settings(triton: TritonServer, served_repository: Path) -> MakeSettings:
 
     def make(topics: Topics, model: str = "null", **sections: Tree) -> Tree:
         tree: Tree = {
-            "kafka": {"bootstrap_servers": topics.bootstrap_servers, "group_id": topics.group, "session_timeout_ms": 6000},
+            "kafka": {
+                "bootstrap_servers": topics.bootstrap_servers,
+                "group_id": topics.group,
+                "session_timeout_ms": 6000,
+            },
             "topics": {
                 "frames": topics.frames,
                 "predictions": topics.predictions,

@@ -108,7 +108,8 @@ def test_each_bad_frame_amid_good_ones_becomes_a_dead_letter_byte_for_byte(
     with WorkerProcess(settings(made, ingest={"max_frame_bytes": limit, "max_pixels": 12_000_000})) as worker:
         worker.wait_ready(60)
         audit = wait_until_done(made, sent, 120, worker.check_alive)
-        assert wait_until_committed(made, 30) == 0  # what is committed was acknowledged, and what was acknowledged is counted
+        # What is committed was acknowledged, and what was acknowledged is counted.
+        assert wait_until_committed(made, 30) == 0
         for reason, count in Counter(expected.values()).items():
             assert worker.metric("frames_dead_lettered_total", reason=reason) == count
         assert worker.stop() == 0
