@@ -17,8 +17,9 @@ RESUME_BELOW = 0.75
 class Shares:
     """How `max_in_flight_bytes` is divided, all in bytes.
 
-    The client may hold one parsed fetch while the next is on the wire, so `fetch_bytes` counts twice. `pixel_bytes` is
-    what decoded images may take at once. The rest, `frame_bytes`, holds encoded frames and unacknowledged output.
+    The client holds one parsed fetch while the next arrives, and copies that on its way from the socket to the parser,
+    so `fetch_bytes` counts four times. `pixel_bytes` is what decoded images may take at once. The rest, `frame_bytes`,
+    holds encoded frames and unacknowledged output.
     """
 
     fetch_bytes: int
@@ -27,10 +28,10 @@ class Shares:
 
     @classmethod
     def of(cls, max_in_flight_bytes: int) -> Shares:
-        """An eighth for each of the two fetches, a quarter for pixels, half for what waits between them."""
-        fetch = max_in_flight_bytes // 8
+        """A quarter for fetches in four copies, a quarter for pixels, half for what waits between them."""
+        fetch = max_in_flight_bytes // 16
         pixels = max_in_flight_bytes // 4
-        return cls(fetch, pixels, max_in_flight_bytes - 2 * fetch - pixels)
+        return cls(fetch, pixels, max_in_flight_bytes - 4 * fetch - pixels)
 
 
 class Budget:

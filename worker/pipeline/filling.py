@@ -16,7 +16,7 @@ import numpy as np
 from worker.batching import FrameQueue, Taken
 from worker.buffers import Slot, SlotPool
 from worker.decode import decode
-from worker.frames import Prepared, Reason, Rejected, Rejection, Row, Stage
+from worker.frames import AnyArray, Frame, ImageFacts, Prepared, Reason, Rejected, Rejection, Row, Stage, UInt8Array
 from worker.ingest.budget import PixelGate
 from worker.ingest.validate import ImageLimits, inspect
 from worker.observe.metrics import Metrics
@@ -119,15 +119,8 @@ class Filler:
             try:
                 facts = inspect(frame.value, self._limits)
                 validated = time.perf_counter()
-                size = facts.width * facts.height * 3
-                self._gate.enter(size)
-                try:
-                    image = decode(frame.value or b"", facts, self._contract.decode_target(*facts.upright_size))
-                    decoded = time.perf_counter()
-                    row = len(rows)
-                    grid = self._transform(image.pixels, slot.array[row])
-                finally:
-                    self._gate.leave(size)
+                row = len(rows)
+                grid, decoder, decoded = self._place(frame, facts, slot.array[row])
                 features(grid, values[row], self._contract.colour)
             except Rejected as verdict:
                 rejections[index] = verdict.rejection
@@ -136,7 +129,7 @@ class Filler:
             validate_s.append(validated - started)
             decode_s.append(decoded - validated)
             preprocess_s.append(finished - decoded)
-            rows.append(Row(index, facts, image.decoder, (decoded - validated) * 1000))
+            rows.append(Row(index, facts, decoder, (decoded - validated) * 1000))
         if journal is not None:
             journal.leave(thread)
         self._metrics.stage(Stage.BATCH, [max(0.0, taken.at - taken.frames[0].received_at)])
@@ -146,3 +139,17 @@ class Filler:
         return Prepared(
             taken.number, taken.frames, tuple(rows), rejections, values[: len(rows)], taken.at, time.monotonic()
         )
+
+    def _place(self, frame: Frame, facts: ImageFacts, out: AnyArray) -> tuple[UInt8Array, str, float]:
+        """Write the frame's model input into `out`: its grid, its decoder, and when it was decoded.
+
+        A function of its own, so that the picture's megabytes are free again when the gate believes so.
+        """
+        size = facts.width * facts.height * 3
+        self._gate.enter(size)
+        try:
+            image = decode(frame.value or b"", facts, self._contract.decode_target(*facts.upright_size))
+            decoded = time.perf_counter()
+            return self._transform(image.pixels, out), image.decoder, decoded
+        finally:
+            self._gate.leave(size)

@@ -18,6 +18,7 @@ from worker.frames import SourcePartition
 from worker.ingest.kafka import Consumer
 from worker.ingest.ledger import Range
 from worker.ingest.partitions import Chunk, Skipped, Unreadable
+from worker.malloc import give_back_holes
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics, Rebalance
 from worker.pipeline.books import Books, weight
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.05  # bounds how late a commit, a pause or a stop is noticed
 DRAIN_POLL_S = 0.01
 LAG_INTERVAL_S = 1.0
+TRIM_INTERVAL_S = 1.0
 LAG_INTERVAL_PAUSED_S = 5.0  # asks the broker, one request a time
 
 
@@ -58,6 +60,7 @@ class Intake:
         self._commit_under_way = False
         self._next_commit = 0.0
         self._next_lag = 0.0
+        self._next_trim = 0.0
 
     # Called by the consumer, on its I/O thread.
 
@@ -132,6 +135,9 @@ class Intake:
         if now >= self._next_lag:
             self._next_lag = now + (LAG_INTERVAL_PAUSED_S if self._paused else LAG_INTERVAL_S)
             self._metrics.lag(consumer.lags(fresh=self._paused))
+        if now >= self._next_trim:
+            self._next_trim = now + TRIM_INTERVAL_S
+            give_back_holes(self._settings.ingest.max_in_flight_bytes // 2)
             self._core.observe()
 
     def _begin_new(self, consumer: Consumer) -> None:
