@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.05  # bounds how late a commit, a pause or a stop is noticed
 DRAIN_POLL_S = 0.01
+COMMIT_RETRY_S = 0.25  # after a refused commit: a rebalance takes about as long
 LAG_INTERVAL_S = 1.0
 TRIM_INTERVAL_S = 1.0
 LAG_INTERVAL_PAUSED_S = 5.0  # asks the broker, one request a time
@@ -58,6 +59,7 @@ class Intake:
         self._unreadable: set[SourcePartition] = set()
         self._paused = False
         self._commit_under_way = False
+        self._next_seal = 0.0
         self._next_commit = 0.0
         self._next_lag = 0.0
         self._next_trim = 0.0
@@ -129,9 +131,10 @@ class Intake:
         self._report(skipped, unreadable)
         self._balance(consumer, draining)
         now = time.monotonic()
-        if now >= self._next_commit:
-            self._next_commit = now + self._settings.delivery.commit_interval_ms / 1000
-            self._seal_and_commit(consumer)
+        if now >= self._next_seal:
+            self._next_seal = now + self._settings.delivery.commit_interval_ms / 1000
+            self._seal(consumer)
+        self._commit(consumer, now)
         if now >= self._next_lag:
             self._next_lag = now + (LAG_INTERVAL_PAUSED_S if self._paused else LAG_INTERVAL_S)
             self._metrics.lag(consumer.lags(fresh=self._paused))
@@ -193,7 +196,7 @@ class Intake:
         self._metrics.in_flight(outstanding, budget.used)
         self._metrics.partitions(assigned, assigned if self._paused else 0, len(self._unreadable))
 
-    def _seal_and_commit(self, consumer: Consumer) -> None:
+    def _seal(self, consumer: Consumer) -> None:
         with self._books.ledger() as ledger:
             idle = [source for source in ledger.sources if ledger.outstanding([source]) == 0]
         positions = {source: consumer.position(source) for source in idle}
@@ -203,10 +206,16 @@ class Intake:
                 if position is not None and ledger.outstanding([source]) == 0:
                     ledger.observe(source, position)
             ranges = ledger.sealable()
-            commits = ledger.commits()
         if ranges:
             self._publishing.seal(ranges)
-        if commits and not self._commit_under_way:
+
+    def _commit(self, consumer: Consumer, now: float) -> None:
+        """At once when something is sealed: waiting for the next interval would double what a killed worker repeats."""
+        if self._commit_under_way or now < self._next_commit:
+            return
+        with self._books.ledger() as ledger:
+            commits = ledger.commits()
+        if commits:
             self._commit_under_way = True
             consumer.commit({done.source: done.end for done in commits}, lambda error: self._committed(commits, error))
 
@@ -214,6 +223,7 @@ class Intake:
         self._commit_under_way = False
         if error is not None:
             self._metrics.commit_failed()
+            self._next_commit = time.monotonic() + COMMIT_RETRY_S
             log.warning("commit failed, the next one repeats it: %s", error)
             return
         self._metrics.committed()
@@ -238,11 +248,12 @@ class Intake:
             self._turn(consumer, failure, draining=True)
             with self._books.ledger() as ledger:
                 ranges = ledger.sealable()
-                settled = not ranges and ledger.settled()
+                # Committed, too: in the middle of a rebalance no commit is taken until the polls above have ended it.
+                done = not ranges and ledger.settled() and not ledger.commits()
             if ranges:
                 self._publishing.seal(ranges)
-            if settled and not self._commit_under_way:
-                break
+            if done and not self._commit_under_way:
+                return
             if time.monotonic() > give_up:
                 with self._books.ledger() as ledger:
                     left = ledger.outstanding()
