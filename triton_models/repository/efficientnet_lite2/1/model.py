@@ -6,8 +6,12 @@ whole batch already, so requests are run one by one, straight from Triton's shar
 
 import os
 
+import numpy
 import onnxruntime
 import triton_python_backend_utils as pb_utils
+
+# Lite2 in batches of 16 takes 216 MB an instance this way and 489 MB at once; the CPU time is the same or a little less.
+ROWS_AT_A_TIME = 4
 
 
 class TritonPythonModel:
@@ -31,7 +35,11 @@ class TritonPythonModel:
         names = request.requested_output_names()
         image = pb_utils.get_input_tensor_by_name(request, self.input).as_numpy()
         try:
-            values = self.session.run(names, {self.input: image})
+            parts = [
+                self.session.run(names, {self.input: image[start : start + ROWS_AT_A_TIME]})
+                for start in range(0, len(image), ROWS_AT_A_TIME)
+            ]
+            values = parts[0] if len(parts) == 1 else [numpy.concatenate(pieces) for pieces in zip(*parts, strict=True)]
         except Exception as error:  # one bad request must not fail those that arrived with it
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"onnxruntime: {error}"))
         return pb_utils.InferenceResponse([pb_utils.Tensor(*output) for output in zip(names, values, strict=True)])
