@@ -110,12 +110,17 @@ class Intake:
     def run(self, consumer: Consumer, stop: threading.Event, failure: Failure) -> None:
         """Poll until `stop`; then drain within the grace, commit, and return. Raises what `failure` holds."""
         joined = False
-        while not stop.is_set():
-            self._turn(consumer, failure)
-            if not joined and self._books.generation >= 0:
-                joined = True
-                self._health.met("pipeline")
-        self._drain(consumer, failure)
+        try:
+            while not stop.is_set():
+                self._turn(consumer, failure)
+                if not joined and self._books.generation >= 0:
+                    joined = True
+                    self._health.met("pipeline")
+            self._drain(consumer, failure)
+        finally:
+            # What is not done now never will be: leaving the group must not wait for it as for a partition handed over.
+            with self._books.ledger() as ledger:
+                ledger.revoke(ledger.sources)
 
     def _turn(self, consumer: Consumer, failure: Failure, draining: bool = False) -> None:
         failure.check()

@@ -65,7 +65,11 @@ def _run(
     books = Books(Budget(shares.frame_bytes))
 
     def compose() -> Composer:
-        return _composer(settings, describe(settings.kafka.bootstrap_servers, cluster.topics), model)
+        names = list(cluster.topics)
+        now = describe(settings.kafka.bootstrap_servers, names)
+        if sentence := missing_sentence(now, names, settings.kafka.bootstrap_servers):
+            raise DependencyError(sentence)
+        return _composer(settings, now, model)
 
     producer = Producer(settings.kafka, settings.publish, min(t.max_message_bytes for t in cluster.topics.values()))
     outcomes = Outcomes(compose, model.head, model.contract.digest, metrics)
