@@ -1,8 +1,8 @@
 """The poll thread: frames in, offsets out. It alone calls the consumer.
 
 Each turn: begin new partitions, go back where the publisher asked for it, poll a chunk, hand it to the queue, pause or
-resume by the budget, and, once an interval, have complete ranges sealed and sealed ranges committed. Rebalance callbacks
-come in from the client's I/O thread in between.
+resume by the budget, and, once an interval, have complete ranges sealed and sealed ranges committed. Rebalances come in
+from the client's I/O thread in between: `handover`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Collection
 
 from worker.errors import DependencyError
-from worker.frames import SourcePartition
 from worker.ingest.kafka import Consumer
 from worker.ingest.ledger import Range
 from worker.ingest.partitions import Chunk, Skipped, Unreadable
 from worker.malloc import give_back_holes
 from worker.observe.health import Health
-from worker.observe.metrics import Metrics, Rebalance
+from worker.observe.metrics import Metrics
 from worker.pipeline.books import Books, weight
 from worker.pipeline.core import Core, Failure
+from worker.pipeline.handover import HandOver
 from worker.pipeline.publishing import Publishing
 from worker.settings import Settings
 
@@ -37,13 +35,14 @@ LAG_INTERVAL_PAUSED_S = 5.0  # asks the broker, one request a time
 
 
 class Intake:
-    """Implements what a rebalance asks for, and runs the loop until `stop` is set and everything is drained."""
+    """Runs the loop until `stop` is set and everything is drained."""
 
     def __init__(
         self,
         settings: Settings,
         core: Core,
         books: Books,
+        handover: HandOver,
         publishing: Publishing,
         metrics: Metrics,
         health: Health,
@@ -51,61 +50,17 @@ class Intake:
         self._settings = settings
         self._core = core
         self._queue = core.queue
+        self._handover = handover
         self._books = books
         self._publishing = publishing
         self._metrics = metrics
         self._health = health
-        self._new: deque[SourcePartition] = deque()
-        self._unreadable: set[SourcePartition] = set()
         self._paused = False
         self._commit_under_way = False
         self._next_seal = 0.0
         self._next_commit = 0.0
         self._next_lag = 0.0
         self._next_trim = 0.0
-
-    # Called by the consumer, on its I/O thread.
-
-    def epoch(self, source: SourcePartition) -> int:
-        """The epoch new frames carry; -1 is admitted nowhere."""
-        with self._books.ledger() as ledger:
-            epoch = ledger.epoch(source)
-        return -1 if epoch is None else epoch
-
-    def assigned(self, sources: Collection[SourcePartition]) -> None:
-        """The poll thread begins them, since it takes questions to the broker."""
-        self._metrics.rebalance(Rebalance.ASSIGNED)
-        self._new.extend(sources)
-
-    def revoking(self, sources: Collection[SourcePartition]) -> None:
-        """Frames not yet taken go to the next owner; those taken are finished here."""
-        self._metrics.rebalance(Rebalance.REVOKED)
-        self._drop_waiting(sources, handed_over=True)
-
-    def drained(self, sources: Collection[SourcePartition]) -> dict[SourcePartition, int] | None:
-        """See `worker.ingest.partitions.Rebalance`."""
-        with self._books.ledger() as ledger:
-            ranges = ledger.sealable(sources)
-            if not ranges and ledger.settled(sources):
-                return {done.source: done.end for done in ledger.commits(sources)}
-        if ranges:
-            self._publishing.seal(ranges)
-        return None
-
-    def lost(self, sources: Collection[SourcePartition]) -> None:
-        """Taken without asking: nothing of them may be committed any more."""
-        self._metrics.rebalance(Rebalance.LOST)
-        self.revoked(sources)
-
-    def revoked(self, sources: Collection[SourcePartition]) -> None:
-        """Late outcomes of these are discarded from now on."""
-        with self._books.ledger() as ledger:
-            ledger.revoke(sources)
-        self._drop_waiting(sources, handed_over=False)
-        self._publishing.forget(sources)
-        self._unreadable.difference_update(sources)
-
-    # The poll thread.
 
     def run(self, consumer: Consumer, stop: threading.Event, failure: Failure) -> None:
         """Poll until `stop`; then drain within the grace, commit, and return. Raises what `failure` holds."""
@@ -149,13 +104,13 @@ class Intake:
             self._core.observe()
 
     def _begin_new(self, consumer: Consumer) -> None:
-        for _ in range(len(self._new)):
-            source = self._new.popleft()
+        for _ in range(len(self._handover.new)):
+            source = self._handover.new.popleft()
             if source not in consumer.assignment:
                 continue  # taken away again meanwhile
             begun = consumer.begin(source)
             if begun is None:
-                self._new.append(source)
+                self._handover.new.append(source)
                 return
             start, skipped = begun
             with self._books.ledger() as ledger:
@@ -171,7 +126,7 @@ class Intake:
             rewinds = ledger.rewinds()
         if not rewinds:
             return
-        self._drop_waiting(rewinds, handed_over=False)
+        self._handover.drop_waiting(rewinds, handed_over=False)
         for source, offset in rewinds.items():
             consumer.seek(source, offset)
         with self._books.ledger() as ledger:
@@ -199,7 +154,7 @@ class Intake:
             outstanding = ledger.outstanding()
         assigned = len(consumer.assignment)
         self._metrics.in_flight(outstanding, budget.used)
-        self._metrics.partitions(assigned, assigned if self._paused else 0, len(self._unreadable))
+        self._metrics.partitions(assigned, assigned if self._paused else 0, len(self._handover.unreadable))
 
     def _seal(self, consumer: Consumer) -> None:
         with self._books.ledger() as ledger:
@@ -246,7 +201,7 @@ class Intake:
         consumer.pause(consumer.assignment)
         with self._books.ledger() as ledger:
             mine = ledger.sources
-        self._drop_waiting(mine, handed_over=True)
+        self._handover.drop_waiting(mine, handed_over=True)
         self._queue.flush()
         log.info("draining: no new frames, at most %.0f s for those under way", grace_s)
         while True:
@@ -291,24 +246,10 @@ class Intake:
                 if gap.resume_at < gap.start and gap.source in ledger.sources:
                     ledger.assign(gap.source, gap.resume_at)
         for stopped in unreadable:
-            self._unreadable.add(stopped.source)
+            self._handover.unreadable.add(stopped.source)
             log.error(
                 "%s/%d stopped: the record at offset %d can't be read (%s); the other partitions go on",
                 *stopped.source,
                 stopped.offset,
                 stopped.detail,
             )
-
-    def _drop_waiting(self, sources: Collection[SourcePartition], handed_over: bool) -> None:
-        """Take frames of these partitions out of the queue; handed over, each partition ends for us where they began."""
-        with self._books.ledger() as ledger:
-            if handed_over:
-                ledger.closing(sources)
-            dropped = self._queue.discard(sources)
-            self._books.budget.release(sum(map(weight, dropped)))
-            if handed_over:
-                first: dict[SourcePartition, int] = {}
-                for frame in dropped:
-                    first.setdefault(frame.source, frame.offset)
-                for source, offset in first.items():
-                    ledger.truncate(source, offset)

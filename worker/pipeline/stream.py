@@ -14,6 +14,7 @@ from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.books import Books
 from worker.pipeline.core import Core, Failure
+from worker.pipeline.handover import HandOver
 from worker.pipeline.intake import Intake
 from worker.pipeline.model import ServedModel, open_model
 from worker.pipeline.outcomes import Outcomes
@@ -79,8 +80,9 @@ def _run(
     publishing.start()
     core.start()
     stack.callback(core.close)
-    intake = Intake(settings, core, books, publishing, metrics, health)
-    consumer = Consumer(settings.kafka, settings.topics.frames, intake, shares.fetch_bytes)
+    handover = HandOver(core.queue, books, publishing, metrics)
+    intake = Intake(settings, core, books, handover, publishing, metrics, health)
+    consumer = Consumer(settings.kafka, settings.topics.frames, handover, shares.fetch_bytes)
     stack.callback(consumer.close)
     log.info(
         "serving %s %s from %s (group %s) with %d decode threads, batches of %d",
