@@ -104,6 +104,8 @@ class Intake:
             self._core.observe()
 
     def _begin_new(self, consumer: Consumer) -> None:
+        if self._handover.new:
+            self._publishing.refresh()
         for _ in range(len(self._handover.new)):
             source = self._handover.new.popleft()
             if source not in consumer.assignment:

@@ -51,6 +51,11 @@ class _Forget:
     sources: Collection[SourcePartition]
 
 
+@dataclass(frozen=True, slots=True)
+class _Refresh:
+    pass
+
+
 @dataclass(slots=True)
 class _Sent:
     """Records on their way: a batch's outcomes, or the statistics of ranges."""
@@ -80,7 +85,7 @@ class Publishing:
         self._metrics = metrics
         self._health = health
         self._failed = failed
-        self._inbox: queue.SimpleQueue[_Answered | _Seal | _Forget] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Answered | _Seal | _Forget | _Refresh] = queue.SimpleQueue()
         self._order: Reorder[_Answered] = Reorder()
         self._pending: deque[_Sent] = deque()
         self._ending = threading.Event()
@@ -101,6 +106,10 @@ class Publishing:
     def forget(self, sources: Collection[SourcePartition]) -> None:
         """These partitions went elsewhere: drop what was collected of them. From any thread."""
         self._inbox.put(_Forget(sources))
+
+    def refresh(self) -> None:
+        """Partitions came: their topic may have been made anew, with the same offsets and another id. From any thread."""
+        self._inbox.put(_Refresh())
 
     def close(self) -> None:
         """End the thread and the producer."""
@@ -124,7 +133,7 @@ class Publishing:
             log.exception("the publisher failed")
             self._failed(error)
 
-    def _take(self, item: _Answered | _Seal | _Forget) -> None:
+    def _take(self, item: _Answered | _Seal | _Forget | _Refresh) -> None:
         match item:
             case _Answered():
                 for ready in self._order.push(item.prepared.number, item):
@@ -133,6 +142,8 @@ class Publishing:
                 self._write_statistics(item.ranges)
             case _Forget():
                 self._outcomes.forget(item.sources)
+            case _Refresh():
+                self._when_reachable(self._outcomes.refresh_limits)
 
     def _publish(self, batch: _Answered) -> None:
         frames = batch.prepared.frames
@@ -207,10 +218,14 @@ class Publishing:
             self._books.budget.release(sent.bytes_out + (sent.written.weight if sent.written else 0))
         self._pending.clear()
         self._outcomes.forget(sources)
+        self._when_reachable(self._producer.renew, self._outcomes.refresh_limits)
+
+    def _when_reachable(self, *steps: Callable[[], None]) -> None:
+        """Take the steps, all again while one finds the broker or a topic away."""
         while not self._ending.is_set():
             try:
-                self._producer.renew()
-                self._outcomes.refresh_limits()
+                for step in steps:
+                    step()
                 self._health.met("broker")
                 return
             except DependencyError as unreachable:
