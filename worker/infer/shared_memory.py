@@ -24,6 +24,7 @@ from worker.frames import AnyArray
 log = logging.getLogger(__name__)
 
 ASK_TIMEOUT_S = 5.0  # registering takes under a millisecond
+LEAVE_TIMEOUT_S = 1.0  # a worker that leaves has a grace to keep to
 _GOLDEN_SEEDS = (1, 2)  # two: a mapping that is stale answers the second as the first
 _SAMPLE_ROWS = 1  # of the slots after the first: a wrong mapping is wrong in its first row, and attaching stays quick
 _TOLERANCE = 1e-3  # of the largest output: the same bytes differ by far less, however requests are batched together
@@ -137,9 +138,14 @@ class Regions:
     def unregister(self, pool: SlotPool) -> None:
         """Take our regions from the server. One it still reads stays; the next worker's start takes that one."""
         self.forget()
-        for slot in pool.slots:
-            if slot.region is not None and not unregister(self._client, slot.region.name):
-                log.warning("Triton still reads region %s; it keeps it until a later worker starts.", slot.region.name)
+        try:
+            for slot in pool.slots:
+                if slot.region is not None and not unregister(self._client, slot.region.name):
+                    log.warning(
+                        "Triton still reads region %s; it keeps it until a later worker starts.", slot.region.name
+                    )
+        except InferenceServerException as error:  # each of the others would wait as long in vain
+            log.warning("Triton keeps our regions until a later worker starts: %s.", error.message())
 
 
 def register(client: Any, region: SharedRegion) -> None:
@@ -152,11 +158,16 @@ def register(client: Any, region: SharedRegion) -> None:
 
 
 def unregister(client: Any, name: str) -> bool:
-    """Whether the server has let go of the region, or is gone itself. False while a request still reads it."""
+    """Whether the server has let go of the region, or is gone itself. False while a request still reads it.
+
+    Raises InferenceServerException where it does not answer in time.
+    """
     for _ in range(_UNREGISTER_TRIES):
         try:
-            client.unregister_system_shared_memory(name, client_timeout=ASK_TIMEOUT_S)
+            client.unregister_system_shared_memory(name, client_timeout=LEAVE_TIMEOUT_S)
         except InferenceServerException as error:
+            if "DEADLINE_EXCEEDED" in str(error.status()):
+                raise
             if "in use" not in str(error.message()):
                 return True
             time.sleep(0.05)
