@@ -93,7 +93,7 @@ class InferSettings(Section, frozen=True):
     backend: Literal["triton", "local"] = "triton"
     url: str = "localhost:8001"  # Triton's gRPC address
     shared_memory: Literal["auto", "on", "off"] = "auto"
-    deadline_ms: Annotated[int, Meta(ge=1)] = 10_000  # one deadline a batch, all tries together
+    deadline_ms: Annotated[int, Meta(ge=1)] = 10_000  # of one try; a batch is tried until the endpoint answers
     local_threads: Annotated[int, Meta(ge=0)] = 0  # threads of the local engine; 0: half of the cores
 
 

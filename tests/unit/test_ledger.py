@@ -86,6 +86,15 @@ def test_frames_dropped_on_a_hand_over_are_left_to_the_next_owner() -> None:
     assert ledger.settled([CAM])
 
 
+def test_a_hand_over_in_the_middle_of_a_rewind_commits_nothing_that_was_not_processed() -> None:
+    ledger, _ = admitted(100, 101, 102, start=100)
+    ledger.invalidate([CAM])
+    ledger.closing([CAM])
+    ledger.truncate(CAM, 102)  # frames of the epoch before, still waiting in the queue
+    ledger.rewound(CAM)
+    assert ledger.sealable() == []
+
+
 def test_offsets_that_go_back_are_refused() -> None:
     ledger, epoch = admitted(3, start=3)
     with pytest.raises(ValueError, match="admitted after"):

@@ -258,7 +258,7 @@ class TritonEngine:
         except NotSharedError as error:
             self._regions.unregister(self._pool)
             log.warning("Batches go to %s as tensors from now on: %s.", self._connection.url, reason(error))
-        except (InferenceServerException, HeadraceError) as error:
+        except Exception as error:  # whatever it was, trying again is the only remedy, and nobody reads this future
             log.info("Regions are not proven yet: %s.", reason(error))
             self._timer.at(time.monotonic() + RESTORE_EVERY_S, self._restore_again)
         else:

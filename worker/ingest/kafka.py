@@ -159,6 +159,8 @@ class Consumer:
             polled = self.client.poll(timeout_ms=int(timeout_s * 1000), max_records=max_frames)
         except kafka.errors.NoOffsetForPartitionError:
             return [], [], []  # a new partition: `begin` is about to fix it
+        except KeyError:
+            return [], [], []  # a partition was taken away while its fetch was read; nothing of it had been handed out
         except kafka.errors.OffsetOutOfRangeError as error:
             return [], self._out_of_range(error), []
         except (
@@ -214,7 +216,7 @@ class Consumer:
     def _unreadable(self, error: Exception) -> list[Unreadable]:
         """Stop the partition whose record the client choked on; the client names it only inside."""
         part = getattr(self.client._fetcher, "_next_partition_records", None)
-        if part is None:
+        if not part:  # none, or the drained rest of another partition: the error came with the fetch, not from a record
             raise DependencyError(
                 f"a record of {self._topic} can't be read, and the client doesn't say where: {error}"
             ) from error
@@ -238,6 +240,9 @@ class Consumer:
 
     def seek(self, source: SourcePartition, offset: int) -> None:
         """The next frame of this partition is the one at `offset`."""
+        stopped = self._stopped.get(source)
+        if stopped is not None and offset < stopped.offset:
+            del self._stopped[source]  # what lies before the unreadable record is read again; then it stops again
         with contextlib.suppress(*TAKEN_AWAY):
             self.client.seek(_tp(source), offset)
 
@@ -245,8 +250,8 @@ class Consumer:
         """Offset of the next fetch; it moves over markers and compacted records too."""
         try:
             position = self.client.position(_tp(source), timeout_ms=0)
-        except (kafka.errors.NoOffsetForPartitionError, kafka.errors.IllegalStateError):
-            return None  # some partition is new and `begin` is about to fix it, or this one was taken away
+        except (*TAKEN_AWAY, kafka.errors.KafkaError):
+            return None  # new and about to begin, taken away, or not known now: the next poll says what is wrong
         return None if position is None else int(position)
 
     def commit(self, offsets: dict[SourcePartition, int], done: Callable[[Exception | None], None]) -> None:
@@ -272,7 +277,7 @@ class Consumer:
                 if fresh and tps
                 else {tp: self.client.highwater(tp) for tp in tps}
             )
-        except kafka.errors.KafkaError:
+        except (KeyError, kafka.errors.KafkaError):
             return {}  # the broker is away; the last value stands
         lags = {}
         for tp, end in ends.items():

@@ -114,11 +114,11 @@ class Ledger:
     def truncate(self, source: SourcePartition, offset: int) -> None:
         """Frames from `offset` on were dropped before they were taken; the partition ends there for us."""
         entry = self._entries.get(source)
-        if entry is None:
+        if entry is None or entry.rewinding:  # a rewinding one ends at its committed offset already
             return
         while entry.outstanding and entry.outstanding[-1] >= offset:
             entry.outstanding.pop()
-        entry.position = offset
+        entry.position = min(entry.position, offset)  # never forward: that would commit what nobody processed
 
     def sealable(self, sources: Iterable[SourcePartition] | None = None) -> list[Range]:
         """Complete ranges whose statistics are not on their way yet; from now on they are. Of all partitions or of these."""

@@ -35,6 +35,8 @@ class HandOver:
     def assigned(self, sources: Collection[SourcePartition]) -> None:
         """The poll thread begins them, since it takes questions to the broker."""
         self._metrics.rebalance(Rebalance.ASSIGNED)
+        if sources:
+            self._publishing.refresh()  # before the poll thread can admit their first frame
         self.new.extend(sources)
 
     def revoking(self, sources: Collection[SourcePartition]) -> None:
@@ -46,10 +48,10 @@ class HandOver:
         """Offsets to commit once nothing of these is under way; None while something is."""
         with self._books.ledger() as ledger:
             ranges = ledger.sealable(sources)
-            if not ranges and ledger.settled(sources):
+            if ranges:  # under the lock: the seals of a partition are queued in the order they were cut
+                self._publishing.seal(ranges)
+            elif ledger.settled(sources):
                 return {done.source: done.end for done in ledger.commits(sources)}
-        if ranges:
-            self._publishing.seal(ranges)
         return None
 
     def lost(self, sources: Collection[SourcePartition]) -> None:
@@ -75,6 +77,7 @@ class HandOver:
             if handed_over:
                 first: dict[SourcePartition, int] = {}
                 for frame in dropped:
-                    first.setdefault(frame.source, frame.offset)
+                    if frame.epoch == ledger.epoch(frame.source):  # of an older epoch: says nothing about this entry
+                        first.setdefault(frame.source, frame.offset)
                 for source, offset in first.items():
                     ledger.truncate(source, offset)

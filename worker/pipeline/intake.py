@@ -104,8 +104,6 @@ class Intake:
             self._core.observe()
 
     def _begin_new(self, consumer: Consumer) -> None:
-        if self._handover.new:
-            self._publishing.refresh()
         for _ in range(len(self._handover.new)):
             source = self._handover.new.popleft()
             if source not in consumer.assignment:
@@ -131,6 +129,8 @@ class Intake:
         self._handover.drop_waiting(rewinds, handed_over=False)
         for source, offset in rewinds.items():
             consumer.seek(source, offset)
+            if not self._paused:
+                consumer.resume([source])  # refused for one that stands at an unreadable record
         with self._books.ledger() as ledger:
             for source in rewinds:
                 ledger.rewound(source)
@@ -168,8 +168,8 @@ class Intake:
                 if position is not None and ledger.outstanding([source]) == 0:
                     ledger.observe(source, position)
             ranges = ledger.sealable()
-        if ranges:
-            self._publishing.seal(ranges)
+            if ranges:  # under the lock: the seals of a partition are queued in the order they were cut
+                self._publishing.seal(ranges)
 
     def _commit(self, consumer: Consumer, now: float) -> None:
         """At once when something is sealed: waiting for the next interval would double what a killed worker repeats."""
@@ -210,10 +210,10 @@ class Intake:
             self._turn(consumer, failure, draining=True)
             with self._books.ledger() as ledger:
                 ranges = ledger.sealable()
+                if ranges:
+                    self._publishing.seal(ranges)
                 # Committed, too: in the middle of a rebalance no commit is taken until the polls above have ended it.
                 done = not ranges and ledger.settled() and not ledger.commits()
-            if ranges:
-                self._publishing.seal(ranges)
             if done and not self._commit_under_way:
                 return
             if time.monotonic() > give_up:
@@ -245,8 +245,13 @@ class Intake:
                 gap.resume_at,
             )
             with self._books.ledger() as ledger:
-                if gap.resume_at < gap.start and gap.source in ledger.sources:
+                made_anew = gap.resume_at < gap.start and gap.source in ledger.sources
+                if made_anew:
                     ledger.assign(gap.source, gap.resume_at)
+            if made_anew:  # what is left of the old topic goes, and its id, before the first frame of the new one comes
+                self._handover.drop_waiting([gap.source], handed_over=False)
+                self._publishing.forget([gap.source])
+                self._publishing.refresh()
         for stopped in unreadable:
             self._handover.unreadable.add(stopped.source)
             log.error(

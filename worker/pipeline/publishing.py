@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from worker.errors import DependencyError, PublishFailed
@@ -190,7 +190,10 @@ class Publishing:
         self._books.budget.release(sent.bytes_out)
         written = sent.written
         if written is not None:
-            self._outcomes.acknowledged(written)
+            with self._books.ledger() as ledger:
+                ours = tuple(part for part in written.parts if ledger.epoch(part.source) == part.epoch)
+            # What was taken away meanwhile has been forgotten; taken away after this line, a `forget` is behind us.
+            self._outcomes.acknowledged(replace(written, parts=ours))
             self._books.budget.release(written.weight)
             self._metrics.stage(Stage.PUBLISH, [time.monotonic() - sent.sent_at])
         with self._books.ledger() as ledger:

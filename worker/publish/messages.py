@@ -89,6 +89,12 @@ class Composer:
         self._event_source = event_source.encode()
         self._preprocess = preprocess
         self._task = task
+        self._event: list[Header] = [
+            ("ce_specversion", b"1.0"),
+            ("ce_source", self._event_source),
+            ("ce_type", PREDICTION_TYPE.encode()),
+            ("content-type", JSON_CONTENT_TYPE),
+        ]
 
     def prediction(
         self,
@@ -126,14 +132,7 @@ class Composer:
                 **fields,
             )
         )
-        event: list[Header] = [
-            ("ce_specversion", b"1.0"),
-            ("ce_id", frame.id.encode()),
-            ("ce_source", self._event_source),
-            ("ce_type", PREDICTION_TYPE.encode()),
-            ("ce_time", predicted_at.encode()),
-            ("content-type", JSON_CONTENT_TYPE),
-        ]
+        event = [*self._event, ("ce_id", frame.id.encode()), ("ce_time", predicted_at.encode())]
         if traceparent := headers.get("traceparent"):
             event.append(("traceparent", traceparent))
         message = Message(self._predictions.topic, frame.key, value, event, self._partition(frame, self._predictions))
