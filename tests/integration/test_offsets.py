@@ -11,7 +11,7 @@ from confluent_kafka import Message, Producer
 from crc32c import crc32c
 from kafka import KafkaAdminClient, TopicPartition
 
-from tests.acceptance.corpus import small
+from tests.acceptance.corpus import picture, small
 from tests.integration.conftest import MakeSettings
 from tests.integration.watching import eventually, lags, records_in, send_small
 from tests.rig.audit import committed_lag, produce_frames, wait_until_done
@@ -132,17 +132,21 @@ def damage(segment: Path, number: int, kind: str) -> int:
     with segment.open("r+b") as file:
         file.seek(place)
         batch = bytearray(file.read(length))
-        if kind == "checksum":
-            batch[-5] ^= 0xFF
-        else:  # bits 0 to 2 of the attributes name the codec; 7 is none; with its checksum put right
-            batch[22] |= 0x07
+        match kind:
+            case "checksum":
+                batch[-5] ^= 0xFF
+            case "codec":  # bits 0 to 2 of the attributes name it; 7 is none
+                batch[22] |= 0x07
+            case "header":  # a key that is no UTF-8, as Kafka itself does not forbid
+                batch[:] = batch.replace(b"frame-id", b"\xfframe-id")
+        if kind != "checksum":
             batch[17:21] = crc32c(bytes(batch[21:])).to_bytes(4, "big")
         file.seek(place)
         file.write(batch)
     return offset
 
 
-@pytest.mark.parametrize("kind", ["checksum", "codec"])
+@pytest.mark.parametrize("kind", ["checksum", "codec", "header"])
 def test_a_record_that_cannot_be_read_stops_its_partition_alone_and_is_named(
     start_kafka: StartKafka, topics: MakeTopics, settings: MakeSettings, kind: str
 ) -> None:
@@ -151,9 +155,10 @@ def test_a_record_that_cannot_be_read_stops_its_partition_alone_and_is_named(
     if not folder.is_dir():
         pytest.skip("the broker's files are in its container")
     made = topics(partitions=3, broker=broker)
+    frames = [(key, value, [("frame-id", b"1")]) for key, value in small(12, 5)]
     sent: list[SentFrame] = []
     for _ in range(6):  # a batch for each partition every time
-        sent += produce_frames(made.bootstrap_servers, made.frames, small(12, 5), partition_of=lambda n: n % 3)
+        sent += produce_frames(made.bootstrap_servers, made.frames, frames, partition_of=lambda n: n % 3)
     stopped_at = damage(folder / f"{made.frames}-1" / "00000000000000000000.log", 3, kind)
     readable = [frame for frame in sent if frame.partition != 1 or frame.offset < stopped_at]
     assert 0 < stopped_at < 24
@@ -168,3 +173,22 @@ def test_a_record_that_cannot_be_read_stops_its_partition_alone_and_is_named(
     assert done.problems == [], done
     # Committed is all that lies before the bad record, and nothing behind it.
     assert committed_lag(made) == 28 - stopped_at
+
+
+def test_a_record_that_cannot_be_read_is_told_even_if_reading_pauses_when_it_is_met(
+    start_kafka: StartKafka, topics: MakeTopics, settings: MakeSettings
+) -> None:
+    broker = start_kafka()
+    folder = Path(broker.nodes[1].log_dirs)
+    if not folder.is_dir():
+        pytest.skip("the broker's files are in its container")
+    for number in (76, 88):  # the budget is full behind some 70 frames, and again half of that later
+        made = topics(partitions=1, broker=broker)
+        frames = [(b"cam", picture("vga"))] * 120
+        sent = produce_frames(made.bootstrap_servers, made.frames, frames, settings={"batch.num.messages": 1})
+        damage(folder / f"{made.frames}-0" / "00000000000000000000.log", number, "checksum")
+        with WorkerProcess(settings(made, ingest={"max_in_flight_bytes": 8 * 2**20})) as worker:
+            done = wait_until_done(made, sent[:number], 60, worker.check_alive)
+            eventually(lambda: worker.metric("partitions_unreadable") == 1, "the stopped partition is told", 20)
+            assert worker.stop() == 0
+        assert done.problems == [], done
