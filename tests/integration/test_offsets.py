@@ -11,7 +11,7 @@ from confluent_kafka import Message, Producer
 from crc32c import crc32c
 from kafka import KafkaAdminClient, TopicPartition
 
-from tests.acceptance.corpus import picture, small
+from tests.acceptance.corpus import small
 from tests.integration.conftest import MakeSettings
 from tests.integration.watching import eventually, lags, records_in, send_small
 from tests.rig.audit import committed_lag, produce_frames, wait_until_done
@@ -173,22 +173,3 @@ def test_a_record_that_cannot_be_read_stops_its_partition_alone_and_is_named(
     assert done.problems == [], done
     # Committed is all that lies before the bad record, and nothing behind it.
     assert committed_lag(made) == 28 - stopped_at
-
-
-def test_a_record_that_cannot_be_read_is_told_even_if_reading_pauses_when_it_is_met(
-    start_kafka: StartKafka, topics: MakeTopics, settings: MakeSettings
-) -> None:
-    broker = start_kafka()
-    folder = Path(broker.nodes[1].log_dirs)
-    if not folder.is_dir():
-        pytest.skip("the broker's files are in its container")
-    for number in (76, 88):  # the budget is full behind some 70 frames, and again half of that later
-        made = topics(partitions=1, broker=broker)
-        frames = [(b"cam", picture("vga"))] * 120
-        sent = produce_frames(made.bootstrap_servers, made.frames, frames, settings={"batch.num.messages": 1})
-        damage(folder / f"{made.frames}-0" / "00000000000000000000.log", number, "checksum")
-        with WorkerProcess(settings(made, ingest={"max_in_flight_bytes": 8 * 2**20})) as worker:
-            done = wait_until_done(made, sent[:number], 60, worker.check_alive)
-            eventually(lambda: worker.metric("partitions_unreadable") == 1, "the stopped partition is told", 20)
-            assert worker.stop() == 0
-        assert done.problems == [], done

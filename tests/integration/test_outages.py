@@ -14,6 +14,7 @@ from kafka import KafkaAdminClient
 from tests.acceptance.corpus import picture, small
 from tests.acceptance.feed import Feed
 from tests.integration.conftest import MakeSettings
+from tests.integration.test_offsets import damage
 from tests.integration.watching import SLACK, eventually, lags, records_in, send_small, until
 from tests.rig.audit import TopicReader, audit, committed_lag, header, produce_frames, wait_until_done
 from tests.rig.kafka import MakeTopics, StartKafka
@@ -161,3 +162,34 @@ def test_batches_that_waited_for_a_stopped_model_server_are_answered_when_it_goe
         assert worker.metric("frames_dead_lettered_total") == 0
         assert worker.stop() == 0
     assert done.problems == [], done
+
+
+def test_a_record_that_cannot_be_read_is_told_even_if_it_is_met_as_reading_pauses(
+    start_kafka: StartKafka, topics: MakeTopics, settings: MakeSettings, own_triton: TritonServer
+) -> None:
+    broker = start_kafka()
+    folder = Path(broker.nodes[1].log_dirs)
+    if not folder.is_dir():
+        pytest.skip("the broker's files are in its container")
+    made = topics(partitions=1, broker=broker)
+    budget = 8 * 2**20
+    # Half of the budget is for frames, with a KiB for the objects of each: so many of them fill it.
+    full = -(-budget // 2 // (len(picture("vga")) + 1024))
+    frames = [(b"cam", picture("vga"))] * (full + 20)
+    sent = produce_frames(made.bootstrap_servers, made.frames, frames, settings={"batch.num.messages": 1})
+    damage(folder / f"{made.frames}-0" / "00000000000000000000.log", full, "checksum")
+    tree = settings(made, ingest={"max_in_flight_bytes": budget}, infer={"url": own_triton.grpc_url})
+    with WorkerProcess(tree) as worker:
+        worker.wait_ready(60)
+        own_triton.process.send_signal(signal.SIGSTOP)
+        try:
+            until(worker, "frames_in_flight", 1)
+            eventually(lambda: worker.metric("frames_in_flight") >= full - 16, "the budget is nearly full")
+            time.sleep(1)
+        finally:
+            own_triton.process.send_signal(signal.SIGCONT)
+        done = wait_until_done(made, sent[:full], 60, worker.check_alive)
+        eventually(lambda: worker.metric("partitions_unreadable") == 1, "the stopped partition is told")
+        assert worker.stop() == 0
+    assert done.problems == [], done
+    assert committed_lag(made) == 20
