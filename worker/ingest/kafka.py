@@ -14,54 +14,21 @@ from typing import Any
 
 import kafka.errors
 from kafka import KafkaConsumer, TopicPartition
-from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.structs import OffsetAndMetadata
 
 from worker.errors import ConfigurationError, DependencyError
 from worker.frames import Frame, SourcePartition
+from worker.ingest.listener import Listener, offsets_of, partition_of, source_of
 from worker.ingest.partitions import Chunk, Rebalance, Skipped, Unreadable, start_offset
 from worker.ingest.sockets import read_sockets_in_large_pieces
 from worker.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
-# How often the drain on revocation looks again; short beside any rebalance.
-REVOKE_CHECK_S = 0.01
 # For each question about a new partition. The poll thread asks, so that three stay far below max_poll_interval_ms.
 BEGIN_TIMEOUT_MS = 5_000
 # What the client raises for a partition that the I/O thread's rebalance took away just before the call.
 TAKEN_AWAY = (KeyError, ValueError, kafka.errors.IllegalStateError)
-
-
-class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
-    def __init__(self, consumer: Consumer, rebalance: Rebalance, drain_bound_s: float) -> None:
-        self._consumer = consumer
-        self._rebalance = rebalance
-        self._drain_bound_s = drain_bound_s
-
-    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        # Paused at once: nothing is fetched before the poll thread has fixed where to begin.
-        self._consumer.client.pause(*assigned)
-        self._rebalance.assigned([_source(tp) for tp in assigned])
-
-    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        # They have left the client's assignment already, but the group waits for us before giving them away.
-        sources = [_source(tp) for tp in revoked]
-        self._rebalance.revoking(sources)
-        give_up = time.monotonic() + self._drain_bound_s
-        while (offsets := self._rebalance.drained(sources)) is None and time.monotonic() < give_up:
-            await self._consumer.sleep(REVOKE_CHECK_S)
-        if offsets:
-            try:
-                await self._consumer.client.commit_async(_offsets(offsets))
-            except kafka.errors.KafkaError as error:
-                log.warning("commit on revocation failed, the next owner repeats these frames: %s", error)
-        self._rebalance.revoked(sources)
-
-    async def on_partitions_lost(self, lost: set[TopicPartition]) -> None:
-        log.warning("partitions lost to another owner, their frames are dropped uncommitted: %s", sorted(lost))
-        self._rebalance.lost([_source(tp) for tp in lost])
 
 
 class Consumer:
@@ -114,7 +81,7 @@ class Consumer:
         # Asked before the group is joined: a leader that does not know the topic's partitions yet assigns none.
         self.client.partitions_for_topic(topic)
         self.client.subscribe(
-            [topic], listener=_Listener(self, rebalance, drain_bound_s=settings.max_poll_interval_ms / 2000)
+            [topic], listener=Listener(self.client, rebalance, drain_bound_s=settings.max_poll_interval_ms / 2000)
         )
 
     @property
@@ -125,18 +92,14 @@ class Consumer:
     @property
     def assignment(self) -> frozenset[SourcePartition]:
         """Partitions this member owns now."""
-        return frozenset(_source(tp) for tp in self.client.assignment())
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait on the client's event loop, so that heartbeats go on. The client offers no public way."""
-        await self.client._net.sleep(seconds)
+        return frozenset(source_of(tp) for tp in self.client.assignment())
 
     def begin(self, source: SourcePartition) -> tuple[int, Skipped | None] | None:
         """Fix where a new partition starts, and let it flow. Returns the offset and what of it was skipped.
 
         None: the broker does not answer now, or the partition was taken away meanwhile; ask again while it is assigned.
         """
-        tp = _tp(source)
+        tp = partition_of(source)
         try:
             committed = self.client.committed(tp, timeout_ms=BEGIN_TIMEOUT_MS)
             first = int(self.client.beginning_offsets([tp], timeout_ms=BEGIN_TIMEOUT_MS)[tp])
@@ -157,29 +120,53 @@ class Consumer:
         self._pick_up_join()
         try:
             polled = self.client.poll(timeout_ms=int(timeout_s * 1000), max_records=max_frames)
-        except kafka.errors.NoOffsetForPartitionError:
-            return [], [], []  # a new partition: `begin` is about to fix it
-        except KeyError:
-            return [], [], []  # a partition was taken away while its fetch was read; nothing of it had been handed out
-        except kafka.errors.OffsetOutOfRangeError as error:
-            return [], self._out_of_range(error), []
-        except (
-            kafka.errors.CorruptRecordError,
-            kafka.errors.UnsupportedCodecError,
-            kafka.errors.KafkaProtocolError,
-        ) as error:
-            return [], [], self._unreadable(error)
-        except (kafka.errors.TopicAuthorizationFailedError, kafka.errors.GroupAuthorizationFailedError) as error:
-            raise DependencyError(
-                f"not authorised to read {self._topic} as group {self._group_id}: {error}; grant READ"
-            ) from error
-        except kafka.errors.KafkaError as error:
-            if getattr(error, "retriable", False):
-                log.warning("poll failed, trying again: %s", error)
-                return [], [], []
-            raise DependencyError(f"the consumer of {self._topic} can't go on: {error}") from error
+        except Exception as error:
+            return [], *self._sort_out(error)
         now = self._clock()
-        return [self._chunk(tp, records, now) for tp, records in polled.items() if records], [], []
+        chunks = [self._chunk(tp, records, now) for tp, records in polled.items() if records]
+        held = self._take_held_error()
+        return chunks, *(self._sort_out(held) if held is not None else ([], []))
+
+    def _sort_out(self, error: Exception) -> tuple[list[Skipped], list[Unreadable]]:
+        """What an error met in a poll says of the partitions. Raises what is no record's fault and no retry can mend."""
+        match error:
+            case kafka.errors.NoOffsetForPartitionError():
+                return [], []  # a new partition: `begin` is about to fix it
+            case KeyError():
+                return [], []  # a partition was taken away while its fetch was read; nothing of it had been handed out
+            case kafka.errors.OffsetOutOfRangeError():
+                return self._out_of_range(error), []
+            case (
+                kafka.errors.CorruptRecordError()
+                | kafka.errors.UnsupportedCodecError()
+                | kafka.errors.KafkaProtocolError()
+            ):
+                return [], self._unreadable(error)
+            case kafka.errors.TopicAuthorizationFailedError() | kafka.errors.GroupAuthorizationFailedError():
+                raise DependencyError(
+                    f"not authorised to read {self._topic} as group {self._group_id}: {error}; grant READ"
+                ) from error
+            case kafka.errors.KafkaError():
+                if getattr(error, "retriable", False):
+                    log.warning("poll failed, trying again: %s", error)
+                    return [], []
+                raise DependencyError(f"the consumer of {self._topic} can't go on: {error}") from error
+            case _:  # a codec's own, or of a header's key that is no UTF-8: the client lets them through as they are
+                return [], self._unreadable(error)
+
+    def _take_held_error(self) -> Exception | None:
+        """The error met behind the records of this poll, which the client keeps for the next one.
+
+        If the partition is paused by then it forgets the error, and once the partition is resumed its poll never returns
+        (3.0.12 takes from a generator that has ended). So it is taken from the client here.
+        """
+        fetcher = self.client._fetcher
+        held = getattr(fetcher, "_next_in_line_exception_metadata", None)
+        if held is None:
+            return None
+        fetcher._next_in_line_exception_metadata = None
+        error: Exception = held.exception
+        return error
 
     def _pick_up_join(self) -> None:
         """A join that outlasted the poll which began it is forgotten by kafka-python 3.0.12 if metadata caused it.
@@ -192,7 +179,7 @@ class Consumer:
             coordinator.request_rejoin()
 
     def _chunk(self, tp: TopicPartition, records: list[Any], now: float) -> Chunk:
-        source = _source(tp)
+        source = source_of(tp)
         epoch = self._epoch(source)
         frames = tuple(
             Frame(source, r.offset, r.value, r.key, tuple(r.headers), r.timestamp, epoch, now) for r in records
@@ -210,17 +197,19 @@ class Consumer:
                     "%s/%d: offset %d is out of range, and the log's start is not known yet: %s", *tp, offset, trouble
                 )
                 continue  # the next fetch says so again
-            skipped.append(Skipped(_source(tp), int(offset), max(first, int(offset)), first))
+            skipped.append(Skipped(source_of(tp), int(offset), max(first, int(offset)), first))
         return skipped
 
     def _unreadable(self, error: Exception) -> list[Unreadable]:
         """Stop the partition whose record the client choked on; the client names it only inside."""
         part = getattr(self.client._fetcher, "_next_partition_records", None)
         if not part:  # none, or the drained rest of another partition: the error came with the fetch, not from a record
+            if not isinstance(error, kafka.errors.KafkaError):
+                raise error
             raise DependencyError(
                 f"a record of {self._topic} can't be read, and the client doesn't say where: {error}"
             ) from error
-        stopped = Unreadable(_source(part.topic_partition), int(part.next_fetch_offset), str(error))
+        stopped = Unreadable(source_of(part.topic_partition), int(part.next_fetch_offset), str(error))
         self._stopped[stopped.source] = stopped
         self.pause([stopped.source])
         return [stopped]
@@ -229,14 +218,14 @@ class Consumer:
         """Stop fetching; polling goes on."""
         for source in sources:
             with contextlib.suppress(*TAKEN_AWAY):
-                self.client.pause(_tp(source))
+                self.client.pause(partition_of(source))
 
     def resume(self, sources: Iterable[SourcePartition]) -> None:
         """Fetch again, but for partitions stopped at an unreadable record."""
         for source in sources:
             if source not in self._stopped:
                 with contextlib.suppress(*TAKEN_AWAY):
-                    self.client.resume(_tp(source))
+                    self.client.resume(partition_of(source))
 
     def seek(self, source: SourcePartition, offset: int) -> None:
         """The next frame of this partition is the one at `offset`."""
@@ -244,12 +233,12 @@ class Consumer:
         if stopped is not None and offset < stopped.offset:
             del self._stopped[source]  # what lies before the unreadable record is read again; then it stops again
         with contextlib.suppress(*TAKEN_AWAY):
-            self.client.seek(_tp(source), offset)
+            self.client.seek(partition_of(source), offset)
 
     def position(self, source: SourcePartition) -> int | None:
         """Offset of the next fetch; it moves over markers and compacted records too."""
         try:
-            position = self.client.position(_tp(source), timeout_ms=0)
+            position = self.client.position(partition_of(source), timeout_ms=0)
         except (*TAKEN_AWAY, kafka.errors.KafkaError):
             return None  # new and about to begin, taken away, or not known now: the next poll says what is wrong
         return None if position is None else int(position)
@@ -257,13 +246,13 @@ class Consumer:
     def commit(self, offsets: dict[SourcePartition, int], done: Callable[[Exception | None], None]) -> None:
         """Send a commit; `done` hears its end from a later poll, with the error if it failed."""
         self.client.commit_async(
-            _offsets(offsets), callback=lambda _, result: done(result if isinstance(result, Exception) else None)
+            offsets_of(offsets), callback=lambda _, result: done(result if isinstance(result, Exception) else None)
         )
 
     def commit_now(self, offsets: dict[SourcePartition, int], timeout_s: float) -> None:
         """Commit and wait. Raises DependencyError."""
         try:
-            self.client.commit(_offsets(offsets), timeout_ms=int(timeout_s * 1000))
+            self.client.commit(offsets_of(offsets), timeout_ms=int(timeout_s * 1000))
         except kafka.errors.KafkaError as error:
             raise DependencyError(f"the last commit failed; these frames will be processed again: {error}") from error
 
@@ -281,9 +270,9 @@ class Consumer:
             return {}  # the broker is away; the last value stands
         lags = {}
         for tp, end in ends.items():
-            position = self.position(_source(tp))
+            position = self.position(source_of(tp))
             if end is not None and position is not None:
-                lags[_source(tp)] = max(0, int(end) - position)
+                lags[source_of(tp)] = max(0, int(end) - position)
         return lags
 
     def close(self) -> None:
@@ -294,15 +283,3 @@ class Consumer:
 def unreachable(bootstrap_servers: str, error: Exception) -> str:
     """The sentence for a broker that doesn't answer."""
     return f"no Kafka broker answers at {bootstrap_servers} ({type(error).__name__}); start it or set kafka.bootstrap_servers"
-
-
-def _source(tp: TopicPartition) -> SourcePartition:
-    return SourcePartition(tp.topic, tp.partition)
-
-
-def _tp(source: SourcePartition) -> TopicPartition:
-    return TopicPartition(source.topic, source.partition)
-
-
-def _offsets(offsets: dict[SourcePartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
-    return {_tp(source): OffsetAndMetadata(offset, "", -1) for source, offset in offsets.items()}
