@@ -8,9 +8,17 @@ from tests.acceptance.corpus import small
 from tests.acceptance.feed import Feed
 from tests.acceptance.sharing import joined_and_left
 from tests.integration.conftest import MakeSettings
-from tests.rig.audit import committed_lag, produce_frames, wait_until_done
+from tests.rig.audit import audit_statistics, committed_lag, produce_frames, wait_until_done
 from tests.rig.kafka import MakeTopics
 from tests.rig.worker import WorkerProcess
+
+
+def owned(worker: WorkerProcess, partitions: int) -> None:
+    deadline = time.monotonic() + 60
+    while (now := worker.metric("partitions_assigned")) != partitions:
+        worker.check_alive()
+        assert time.monotonic() < deadline, f"{now} partitions, expected {partitions}"
+        time.sleep(0.05)
 
 
 def test_workers_that_join_and_leave_at_random_lose_and_repeat_nothing_and_keep_the_order(
@@ -29,14 +37,6 @@ def test_a_second_worker_takes_half_of_the_partitions_and_gives_them_back_when_i
     topics: MakeTopics, settings: MakeSettings
 ) -> None:
     made = topics(partitions=8)
-
-    def owned(worker: WorkerProcess, partitions: int) -> None:
-        deadline = time.monotonic() + 60
-        while (now := worker.metric("partitions_assigned")) != partitions:
-            worker.check_alive()
-            assert time.monotonic() < deadline, f"{now} partitions, expected {partitions}"
-            time.sleep(0.05)
-
     with WorkerProcess(settings(made)) as first, WorkerProcess(settings(made)) as second, Feed(made, per_s=50) as feed:
         for worker in (first, second):
             worker.wait_ready(60)
@@ -82,3 +82,29 @@ def test_a_member_with_a_fixed_identity_comes_back_without_moving_partitions(
             after = one.metric("rebalances_total", kind="assigned") + one.metric("rebalances_total", kind="revoked")
             assert after == moved
     assert done.problems == [], done
+
+
+def test_a_worker_that_hung_beyond_its_session_comes_back_and_nothing_is_lost_or_counted_twice(
+    topics: MakeTopics, settings: MakeSettings
+) -> None:
+    made = topics(partitions=4)
+    with WorkerProcess(settings(made)) as hung, WorkerProcess(settings(made)) as other, Feed(made, per_s=50) as feed:
+        for worker in (hung, other):
+            worker.wait_ready(60)
+            owned(worker, 2)
+        hung.pause()
+        owned(other, 4)
+        hung.resume()
+        owned(hung, 2)
+        sent = feed.end()
+        done = wait_until_done(made, sent, 60, other.check_alive)
+        assert hung.metric("rebalances_total", kind="lost") >= 1
+        assert hung.stop() == 0
+        assert other.stop() == 0
+    # Before it learns that it was thrown out it may repeat frames, with equal ids.
+    assert done.lost == 0
+    assert done.unknown_ids == ()
+    assert done.out_of_order == 0
+    statistics = audit_statistics(made, sent)
+    assert statistics.uncovered_ids == ()
+    assert statistics.counted == len(sent)
