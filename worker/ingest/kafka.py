@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # For each question about a new partition. The poll thread asks, so that three stay far below max_poll_interval_ms.
 BEGIN_TIMEOUT_MS = 5_000
+# A broker that is away is not told; its session timeout tells it. A worker that leaves has a grace to keep to.
+LEAVE_GROUP_MS = 2_000
 # What the client raises for a partition that the I/O thread's rebalance took away just before the call.
 TAKEN_AWAY = (KeyError, ValueError, kafka.errors.IllegalStateError)
 
@@ -277,7 +279,7 @@ class Consumer:
 
     def close(self) -> None:
         """Leave the group; nothing is committed here."""
-        self.client.close(autocommit=False, timeout_ms=5000)
+        self.client.close(autocommit=False, timeout_ms=LEAVE_GROUP_MS)
 
 
 def unreachable(bootstrap_servers: str, error: Exception) -> str:

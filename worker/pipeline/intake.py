@@ -30,6 +30,9 @@ POLL_S = 0.05  # bounds how late a commit, a pause or a stop is noticed
 DRAIN_POLL_S = 0.01
 SEAL_SHARE = 0.6  # of the commit interval; its rest is for the statistics' and the commit's way to the broker and back
 COMMIT_RETRY_S = 0.25  # after a refused commit: a rebalance takes about as long
+# Of the drain's grace, for what comes after it where nothing answers any more: a commit, the group, producer, model server.
+LEAVE_S = 6.0
+LAST_COMMIT_S = 1.0  # takes milliseconds, or the broker is away
 LAG_INTERVAL_S = 1.0
 TRIM_INTERVAL_S = 1.0
 LAG_INTERVAL_PAUSED_S = 5.0  # asks the broker, one request a time
@@ -196,7 +199,8 @@ class Intake:
 
     def _drain(self, consumer: Consumer, failure: Failure) -> None:
         grace_s = self._settings.delivery.drain_grace_ms / 1000
-        give_up = time.monotonic() + grace_s
+        drain_s = max(grace_s - LEAVE_S, grace_s / 2)
+        give_up = time.monotonic() + drain_s
         self._health.unmet("pipeline", "draining")
         # Closed before the next poll: a frame it returned would be dropped, and the position must not step over it. What
         # waits for a decode thread goes to the next owner, or the drain would take as long as the whole budget's frames.
@@ -206,7 +210,7 @@ class Intake:
             mine = ledger.sources
         self._handover.drop_waiting(mine, handed_over=True)
         self._queue.flush()
-        log.info("draining: no new frames, at most %.0f s for those under way", grace_s)
+        log.info("draining: no new frames, at most %.0f s for those under way", drain_s)
         while True:
             self._turn(consumer, failure, draining=True)
             with self._books.ledger() as ledger:
@@ -228,7 +232,7 @@ class Intake:
             commits = ledger.commits()
         if commits:
             try:
-                consumer.commit_now({done.source: done.end for done in commits}, timeout_s=min(5.0, grace_s))
+                consumer.commit_now({done.source: done.end for done in commits}, timeout_s=LAST_COMMIT_S)
                 self._committed(commits, None)
             except DependencyError as error:
                 log.warning("%s", error)
