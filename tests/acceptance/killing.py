@@ -40,9 +40,9 @@ class Killed:
     audit: Audit
     lag: int
     ends: tuple[End, ...]
-    repeated: tuple[int, ...]  # frames whose first outcome was written before this end, and that have a second one
+    repeated: tuple[int, ...]  # outcomes written before this end, and written again after it
     allowed: tuple[int, ...]  # frames in flight, and those written in the last commit interval
-    oldest_repeated_s: float  # the longest time from a repeated frame's first outcome to the end that repeated it
+    oldest_repeated_s: float  # the longest time from an outcome to the end that made it be written again
 
 
 def killed_and_restarted(
@@ -111,13 +111,15 @@ def _repeats(topics: Topics, ends: list[End], interval_s: float) -> tuple[tuple[
     recent = [0] * len(ends)
     oldest_s = 0.0
     for moments in written.values():
-        number = bisect_left(times, min(moments))
-        if number == len(ends):
-            continue
-        age_s = times[number] - min(moments)
-        recent[number] += age_s <= interval_s
-        if len(moments) > 1:
-            repeated[number] += len(moments) - 1
-            oldest_s = max(oldest_s, age_s)
+        moments.sort()
+        for number_of_copy, moment in enumerate(moments):
+            end = bisect_left(times, moment)
+            if end == len(ends):
+                continue
+            age_s = times[end] - moment
+            recent[end] += age_s <= interval_s
+            if number_of_copy + 1 < len(moments):  # written once more: this end is why
+                repeated[end] += 1
+                oldest_s = max(oldest_s, age_s)
     allowed = [end.in_flight + count for end, count in zip(ends, recent, strict=True)]
     return tuple(repeated), tuple(allowed), oldest_s
