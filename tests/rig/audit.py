@@ -44,6 +44,7 @@ def produce_frames(
     `settings` are librdkafka's, for example {"compression.type": "zstd"}. Raises DependencyError if a frame is refused.
     """
     sent: dict[int, SentFrame] = {}
+    unplaced: dict[int, tuple[int, bytes | None]] = {}
     refused: list[str] = []
     producer = Producer(
         {
@@ -60,8 +61,10 @@ def produce_frames(
     def acknowledged(number: int) -> Callable[[KafkaError | None, Message], None]:
         def on_delivery(error: KafkaError | None, message: Message) -> None:
             partition, offset = message.partition(), message.offset()
-            if error is not None or partition is None or offset is None:
+            if error is not None or partition is None:
                 refused.append(f"frame {number}: {error}")
+            elif offset is None:  # a retry that the broker knew already: it is there, and librdkafka can't say where
+                unplaced[number] = (partition, message.key())
             else:
                 sent[number] = SentFrame(partition, offset, message.key())
 
@@ -81,9 +84,22 @@ def produce_frames(
         producer.poll(0)
         count += 1
     producer.flush(_ANSWER_S)
+    for number, (partition, key) in sorted(unplaced.items(), reverse=True):  # the last first: its successor has a place
+        offset = _offset_of_retried(sent, number, partition)
+        if offset is not None:
+            sent[number] = SentFrame(partition, offset, key)
     if refused or len(sent) < count:
         raise DependencyError(f"{count - len(sent)} of {count} frames were not acknowledged: {refused[:3]}")
     return [sent[number] for number in range(count)]
+
+
+def _offset_of_retried(sent: Mapping[int, SentFrame], number: int, partition: int) -> int | None:
+    """Where a frame lies that is the neighbour of one with a known place: an idempotent producer leaves no gaps."""
+    after = min((n for n, frame in sent.items() if n > number and frame.partition == partition), default=None)
+    if after is not None:
+        return sent[after].offset - 1
+    before = max((n for n, frame in sent.items() if n < number and frame.partition == partition), default=None)
+    return None if before is None else sent[before].offset + 1
 
 
 class TopicReader:
