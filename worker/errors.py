@@ -49,6 +49,13 @@ class DependencyError(HeadraceError):
     exit_code = 3
 
 
+class NotAllowed(DependencyError):
+    """The broker or server answers and refuses us: login, certificate, or a right that is missing. No retry mends that."""
+
+    fault = Fault.USER
+    can_retry = False
+
+
 class InferenceUnavailable(DependencyError):
     """The endpoint did not answer, was too busy, or missed the deadline: the same batch may succeed later."""
 
@@ -66,4 +73,11 @@ class PublishFailed(DependencyError):
 class FramesLost(HeadraceError):
     """Something was lost or refused that should not have been."""
 
+    exit_code = 4
+
+
+class TooManyRefusals(HeadraceError):
+    """The model refuses so many frames that it can't be their fault: the worker stops before it sets more of them apart."""
+
+    fault = Fault.MODEL
     exit_code = 4

@@ -113,6 +113,16 @@ class DeliverySettings(Section, frozen=True):
     drain_grace_ms: Annotated[int, Meta(ge=100)] = 20_000  # SIGTERM to exit; below Kubernetes' usual 30 s
 
 
+class LimitSettings(Section, frozen=True):
+    """How many frames the model may refuse (`inference_*`) before the worker stops with exit code 4; senders' faults never count."""
+
+    # More than this share of the window: one camera of several that the model can't stand stays below a half. 1: no limit.
+    inference_ratio: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    inference_window_frames: Positive = 400  # of all partitions; at 0.5 a mixture is stopped after 200 dead letters
+    # A model that refuses all is stopped sooner. Six full batches are no chance; `dlq replay` brings them back. 0: no limit.
+    inference_consecutive: Annotated[int, Meta(ge=0)] = 100
+
+
 class AdminSettings(Section, frozen=True):
     """Metrics and health over HTTP."""
 
@@ -140,5 +150,6 @@ class Settings(Section, frozen=True):
     infer: InferSettings = InferSettings()
     publish: PublishSettings = PublishSettings()
     delivery: DeliverySettings = DeliverySettings()
+    limits: LimitSettings = LimitSettings()
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()

@@ -17,6 +17,7 @@ from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.books import weight
 from worker.pipeline.core import Core, Failure
+from worker.pipeline.limits import InferenceLimits
 from worker.pipeline.model import ServedModel, open_model
 from worker.pipeline.verdicts import timings, verdicts
 from worker.publish.files import FilesSink
@@ -84,6 +85,7 @@ class _Run:
         self._sink = sink
         self._metrics = metrics
         self._progress = progress
+        self._limits = InferenceLimits(settings.limits)
         self._budget = Budget(Shares.of(settings.ingest.max_in_flight_bytes).frame_bytes)
         self._order: Reorder[tuple[Prepared, Answer | None]] = Reorder()
         target = Target("file", 1, NO_LIMIT_BYTES)
@@ -129,7 +131,10 @@ class _Run:
         reading = None if answer is None else self._head(answer.outputs)
         values: list[bytes] = []
         dead: list[tuple[Frame, Rejection]] = []
-        for frame, row, rejection in verdicts(prepared, answer, reading):
+        found = list(verdicts(prepared, answer, reading))
+        if answer is not None:
+            self._limits.add((rejection for _, _, rejection in found), answer.model.name)
+        for frame, row, rejection in found:
             if rejection is not None:
                 dead.append((frame, rejection))
                 continue

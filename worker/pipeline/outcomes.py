@@ -28,6 +28,7 @@ from worker.heads import Head
 from worker.ingest.ledger import Range
 from worker.observe.metrics import Metrics
 from worker.pipeline.books import weight
+from worker.pipeline.limits import InferenceLimits
 from worker.pipeline.verdicts import timings, verdicts
 from worker.publish.messages import Composer, Message, captured_at, model_record, rfc3339, text
 from worker.records import ModelRecord, OffsetRange, StatisticsRecord, StreamStatistics
@@ -63,11 +64,14 @@ class Written:
 class Outcomes:
     """Everything the publisher makes. `compose` gives a composer with the topics' limits as they are now."""
 
-    def __init__(self, compose: Callable[[], Composer], head: Head, preprocess: str, metrics: Metrics) -> None:
+    def __init__(
+        self, compose: Callable[[], Composer], head: Head, preprocess: str, limits: InferenceLimits, metrics: Metrics
+    ) -> None:
         self._compose = compose
         self._composer = compose()
         self._head = head
         self._preprocess = preprocess
+        self._limits = limits
         self._metrics = metrics
         self._collectors: dict[SourcePartition, Collector] = defaultdict(Collector)
         self._model: ModelRecord | None = None
@@ -80,7 +84,10 @@ class Outcomes:
     def write(
         self, prepared: Prepared, answer: Answer | None, current: Sequence[bool], generation: int
     ) -> tuple[list[Message], Written]:
-        """Messages in source order, one for each frame that is `current`."""
+        """Messages in source order, one for each frame that is `current`.
+
+        Raises TooManyRefusals where the model has refused so many that the batch must not be written.
+        """
         now_ms = time.time_ns() // 1_000_000
         predicted_at = rfc3339(now_ms)
         started = time.perf_counter()
@@ -88,12 +95,14 @@ class Outcomes:
         self._metrics.stage(Stage.HEAD, [time.perf_counter() - started])
         if answer is not None:
             self._name(answer)
+        found = zip(current, verdicts(prepared, answer, reading), strict=True)
+        ours = [verdict for is_current, verdict in found if is_current]
+        if answer is not None:
+            self._limits.add((rejection for _, _, rejection in ours), answer.model.name)
         messages: list[Message] = []
         parts: dict[SourcePartition, Part] = {}
         total = 0
-        for is_current, (frame, row, rejection) in zip(current, verdicts(prepared, answer, reading), strict=True):
-            if not is_current:
-                continue
+        for frame, row, rejection in ours:
             total += weight(frame)
             part = parts.get(frame.source)
             if part is None:

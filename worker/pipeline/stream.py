@@ -16,6 +16,7 @@ from worker.pipeline.books import Books
 from worker.pipeline.core import Core, Failure
 from worker.pipeline.handover import HandOver
 from worker.pipeline.intake import Intake
+from worker.pipeline.limits import InferenceLimits
 from worker.pipeline.model import ServedModel, open_model
 from worker.pipeline.outcomes import Outcomes
 from worker.pipeline.publishing import Publishing
@@ -73,7 +74,7 @@ def _run(
         return _composer(settings, now, model)
 
     producer = Producer(settings.kafka, settings.publish, min(t.max_message_bytes for t in cluster.topics.values()))
-    outcomes = Outcomes(compose, model.head, model.contract.digest, metrics)
+    outcomes = Outcomes(compose, model.head, model.contract.digest, InferenceLimits(settings.limits), metrics)
     publishing = Publishing(producer, outcomes, books, metrics, health, failure.report)
     stack.callback(publishing.close)
     core = Core(settings, model, metrics, health, failure, publishing.answered, journal_of=settings.kafka.group_id)
