@@ -1,12 +1,14 @@
 """Fills the tree of settings: defaults, then a TOML file, then `HEADRACE_SECTION__KEY`, then flags.
 
 Each value keeps its origin, so that `headrace config show` can say where it came from. A key that nothing knows is an
-error that names the nearest one that exists. Pure: the environment and the file's text are passed in.
+error that names the nearest one that exists. Secrets come from the environment or from files of their own, never from
+the settings file or a flag, and no error quotes them. Pure: the environment and the file's text are passed in.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,12 +17,16 @@ from typing import Any
 
 import msgspec
 
+from worker import security
 from worker.errors import ConfigurationError
-from worker.settings import Section, Settings
+from worker.settings import Secret, Section, Settings
 
 ENV_PREFIX = "HEADRACE_"
 # Variables with our prefix that are not settings.
 ENV_OTHER = frozenset({"HEADRACE_DATA_DIR", "HEADRACE_TEST_BOOTSTRAP"})
+# `//user:password@host` or `user:password@host:port`, in keys that hold addresses.
+_USER_INFO = re.compile(r"(?:^|[/,\s])[^/@,\s]+@")
+_ADDRESS = re.compile(r"(?:url|urls|uri|servers|endpoint|endpoints)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,8 @@ def load(
 ) -> Configuration:
     """Merge the sources in order of precedence; `flags` maps dotted keys to values.
 
-    Raises ConfigurationError for an unreadable file, an unknown key or a value of the wrong type or range.
+    Raises ConfigurationError for an unreadable file, an unknown key, a value of the wrong type or range, a secret where
+    it may not stand, or TLS and SASL settings that do not fit each other.
     """
     known = dict(_leaves(Settings))
     values: dict[str, Any] = {}
@@ -52,20 +59,28 @@ def load(
         for key, value in pairs.items():
             if key not in known:
                 raise ConfigurationError(_unknown(key, origin, known))
+            if known[key] is Secret and not origin.startswith(ENV_PREFIX):
+                raise ConfigurationError(_exposed_secret(key, origin))
+            if _ADDRESS.search(key) and _USER_INFO.search(str(value)):
+                raise ConfigurationError(
+                    f"{key} ({origin}) holds a user or password; write addresses without them (see docs/security.md)"
+                )
             values[key] = _convert(key, value, known[key], origin)
             origins[key] = origin
-    return Configuration(_build(values), origins)
+    settings = _build(values)
+    security.check(settings)
+    return Configuration(settings, origins)
 
 
 def flat(settings: Settings) -> dict[str, Any]:
-    """Dotted key -> value, in the order of the tree."""
-    tree = msgspec.to_builtins(settings)
+    """Dotted key -> value, in the order of the tree; secrets as `***`."""
+    tree = msgspec.to_builtins(settings, enc_hook=str)
     return {key: _dig(tree, key) for key, _ in _leaves(Settings)}
 
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the settings file."""
-    return msgspec.json.schema(Settings)
+    return msgspec.json.schema(Settings, schema_hook=_secret_schema)
 
 
 def _leaves(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -114,7 +129,7 @@ def _from_environment(environment: Mapping[str, str], known: Mapping[str, Any]) 
 def _convert(key: str, value: Any, type_: Any, origin: str) -> Any:
     try:
         # Text from the environment or a flag may stand for a number; a TOML file says its types itself.
-        return msgspec.convert(value, type_, strict=not isinstance(value, str))
+        return msgspec.convert(value, type_, strict=not isinstance(value, str), dec_hook=_secret)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{key} = {value!r} ({origin}): {error}") from error
 
@@ -133,7 +148,24 @@ def _build(values: Mapping[str, Any]) -> Settings:
         for section in sections:
             node = node.setdefault(section, {})
         node[name] = value
-    return msgspec.convert(tree, Settings)
+    return msgspec.convert(tree, Settings, dec_hook=_secret)
+
+
+def _secret(type_: type, value: Any) -> Any:
+    """msgspec asks this for the one type it does not know, with what came from the environment or was converted before."""
+    if isinstance(value, type_):
+        return value
+    return type_(value)
+
+
+def _secret_schema(_: type) -> dict[str, Any]:
+    return {"type": "string", "maxLength": 0, "description": "Only from the environment: it may not stand in a file."}
+
+
+def _exposed_secret(key: str, origin: str) -> str:
+    variable = ENV_PREFIX + key.upper().replace(".", "__")
+    where = "on the command line, where every process list shows it" if origin == "flag" else f"in {origin}"
+    return f"{key} may not stand {where}: name a file of its own in {key}_file, or set {variable}"
 
 
 def _dig(tree: Any, key: str) -> Any:

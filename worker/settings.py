@@ -19,6 +19,32 @@ Positive = Annotated[int, Meta(ge=1)]
 Milliseconds = Annotated[int, Meta(ge=0)]
 
 
+class Secret:
+    """A password: it shows itself as `***` wherever it is printed. `reveal` is for the client that sends it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself, which even in a dump of the client's arguments shows as `***`."""
+        return _Hidden(self._text)
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __repr__(self) -> str:
+        return "***" if self._text else ""
+
+
+class _Hidden(str):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "***"
+
+
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of the settings file. Unknown keys are refused."""
 
@@ -36,6 +62,20 @@ class KafkaSettings(Section, frozen=True):
     # How long the broker may hold an empty fetch. 50 keeps latency low for little polling CPU; raise it for pure throughput.
     fetch_max_wait_ms: Milliseconds = 50
     request_timeout_ms: Annotated[int, Meta(ge=1000)] = 30_000
+    # Without it all travels in plain text. With it the broker must show a certificate for the name it was called by.
+    tls: bool = False
+    tls_ca_file: str = (
+        ""  # PEM; empty: the authorities this machine trusts. All three are read anew for each connection
+    )
+    tls_certificate_file: str = ""  # PEM, this worker's own with its chain, for brokers that ask for one
+    tls_key_file: str = ""
+    sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = ""
+    sasl_username: str = ""
+    # Only from HEADRACE_KAFKA__SASL_PASSWORD: a settings file is committed, a command line is in every process list.
+    sasl_password: Secret = msgspec.field(default_factory=Secret)
+    sasl_password_file: str = ""
+    sasl_token_file: str = ""  # of OAUTHBEARER; read anew for each login, since Kubernetes renews it in place
+    sasl_without_tls: bool = False  # lets a password or token travel where others can read it
 
 
 class TopicSettings(Section, frozen=True):
@@ -95,6 +135,10 @@ class InferSettings(Section, frozen=True):
     shared_memory: Literal["auto", "on", "off"] = "auto"
     deadline_ms: Annotated[int, Meta(ge=1)] = 10_000  # of one try; a batch is tried until the endpoint answers
     local_threads: Annotated[int, Meta(ge=0)] = 0  # threads of the local engine; 0: half of the cores
+    tls: bool = False  # to Triton; its certificate must name the host in the url
+    tls_ca_file: str = ""  # PEM; empty: the authorities that come with gRPC
+    tls_certificate_file: str = ""  # PEM, this worker's own with its chain, for a Triton that asks for one
+    tls_key_file: str = ""
 
 
 class PublishSettings(Section, frozen=True):
@@ -141,7 +185,7 @@ class Settings(Section, frozen=True):
     """All of it."""
 
     device: Literal["auto", "cpu"] = "auto"
-    kafka: KafkaSettings = KafkaSettings()
+    kafka: KafkaSettings = msgspec.field(default_factory=KafkaSettings)  # the schema's writer can't encode its secret
     topics: TopicSettings = TopicSettings()
     ingest: IngestSettings = IngestSettings()
     decode: DecodeSettings = DecodeSettings()

@@ -11,7 +11,9 @@ import kafka.errors
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 
-from worker.errors import DependencyError
+from worker import security
+from worker.errors import DependencyError, NotAllowed
+from worker.settings import KafkaSettings
 
 # Kafka's own default, for brokers that do not tell.
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
@@ -35,15 +37,27 @@ class Cluster:
     topics: dict[str, TopicFacts]
 
 
-def describe(bootstrap_servers: str, names: Collection[str], timeout_ms: int = 10_000) -> Cluster:
-    """Ask the broker. Topics that do not exist are left out. Raises DependencyError when nothing answers."""
-    with closing(_admin(bootstrap_servers, timeout_ms)) as admin:
+def describe(settings: KafkaSettings, names: Collection[str], timeout_ms: int = 10_000) -> Cluster:
+    """Ask the broker. Topics that do not exist are left out.
+
+    Raises DependencyError when nothing answers, NotAllowed when we are not let in or may not see a topic.
+    """
+    with closing(_admin(settings, timeout_ms)) as admin:
         try:
             cluster = admin.describe_cluster()
-            found = {t["name"]: t for t in admin.describe_topics(sorted(names)) if not t["error_code"]}
+            answers = admin.describe_topics(sorted(names))
+            found = {t["name"]: t for t in answers if not t["error_code"]}
             limits = _limits(admin, sorted(found))
         except kafka.errors.KafkaError as error:
-            raise DependencyError(f"the broker at {bootstrap_servers} does not describe its topics: {error}") from error
+            raise DependencyError(
+                f"the broker at {settings.bootstrap_servers} does not describe its topics: {error}"
+            ) from error
+    hidden = [t["name"] for t in answers if t["error_code"] == kafka.errors.TopicAuthorizationFailedError.errno]
+    if hidden:
+        raise NotAllowed(
+            f"the broker at {settings.bootstrap_servers} does not let this client see topic {', '.join(sorted(hidden))}; "
+            "grant DESCRIBE on it (docs/security.md lists all rights)"
+        )
     facts = {
         name: TopicFacts(
             name, str(t.get("topic_id") or ""), len(t["partitions"]), limits.get(name, DEFAULT_MAX_MESSAGE_BYTES)
@@ -54,19 +68,21 @@ def describe(bootstrap_servers: str, names: Collection[str], timeout_ms: int = 1
 
 
 def create(
-    bootstrap_servers: str,
+    settings: KafkaSettings,
     partitions: dict[str, int],
     configs: dict[str, dict[str, str]] | None = None,
     timeout_ms: int = 10_000,
 ) -> None:
     """Create the topics that are missing, with the broker's default replication; existing ones are left as they are."""
-    with closing(_admin(bootstrap_servers, timeout_ms)) as admin:
+    with closing(_admin(settings, timeout_ms)) as admin:
         for name, count in partitions.items():
             topic = NewTopic(name, num_partitions=count, replication_factor=-1, topic_configs=(configs or {}).get(name))
             try:
                 admin.create_topics([topic], timeout_ms=timeout_ms)
             except kafka.errors.TopicAlreadyExistsError:
                 continue
+            except kafka.errors.AuthorizationError as error:
+                raise NotAllowed(f"not authorised to create topic {name}: {error}; grant CREATE on it") from error
             except kafka.errors.KafkaError as error:
                 raise DependencyError(f"topic {name} can't be created: {error}") from error
         admin.wait_for_topics(list(partitions), timeout_ms=timeout_ms)
@@ -84,18 +100,17 @@ def missing_sentence(cluster: Cluster, names: Collection[str], bootstrap_servers
     )
 
 
-def _admin(bootstrap_servers: str, timeout_ms: int) -> KafkaAdminClient:
+def _admin(settings: KafkaSettings, timeout_ms: int) -> KafkaAdminClient:
+    security.first_contact(settings)
     try:
         return KafkaAdminClient(
-            bootstrap_servers=bootstrap_servers.split(","),
+            **security.kafka_arguments(settings),
             client_id="headrace-admin",
             request_timeout_ms=timeout_ms,
             bootstrap_timeout_ms=timeout_ms,
         )
     except kafka.errors.KafkaError as error:
-        raise DependencyError(
-            f"no Kafka broker answers at {bootstrap_servers} ({type(error).__name__}); start it or set kafka.bootstrap_servers"
-        ) from error
+        raise security.unreachable(settings, error) from error
 
 
 def _limits(admin: Any, names: list[str]) -> dict[str, int]:

@@ -32,7 +32,7 @@ _SPAN = re.compile(r"`([^`\n]+)`")
 _PATH = re.compile(r"(?:worker|kernels|triton_models|benchmarks|tests|docs|deploy)/[\w./*-]+")
 _LINK = re.compile(r"\]\((?!https?:)([^)#]+)[^)]*\)")
 _MEMBER = re.compile(r"([A-Z]\w+)\.([a-z_]\w*)")
-_SECTIONS = "|".join(msgspec.to_builtins(Settings()))
+_SECTIONS = "|".join(Settings.__struct_fields__)
 _SETTING_ROW = re.compile(rf"^\| `((?:{_SECTIONS})\.[a-z_]+)` \| `([^`]*)` \|", re.MULTILINE)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import kafka.errors
 from kafka import KafkaConsumer, TopicPartition
 
-from worker import topics
+from worker import security, topics
 from worker.errors import DependencyError, PublishFailed
 from worker.publish.kafka import Producer
 from worker.publish.messages import Message
@@ -30,7 +30,7 @@ _POLL_RECORDS = 500
 
 def existing(settings: Settings, names: Collection[str]) -> Cluster:
     """The cluster with the facts of these topics. Raises DependencyError that names the missing ones."""
-    cluster = topics.describe(settings.kafka.bootstrap_servers, names)
+    cluster = topics.describe(settings.kafka, names)
     missing = topics.missing_sentence(cluster, names, settings.kafka.bootstrap_servers)
     if missing is not None:
         raise DependencyError(missing)
@@ -48,7 +48,7 @@ def create_topics(settings: Settings, partitions: int) -> None:
     limits = {names.frames: frames_bytes, names.dead_letters: frames_bytes + DEAD_LETTER_EXTRA_BYTES}
     every = (names.frames, names.predictions, names.dead_letters, names.statistics)
     topics.create(
-        settings.kafka.bootstrap_servers,
+        settings.kafka,
         dict.fromkeys(every, partitions),
         {name: {"max.message.bytes": str(limit)} for name, limit in limits.items()},
     )
@@ -119,7 +119,7 @@ class Reader:
         ]
         try:
             self._client = KafkaConsumer(
-                bootstrap_servers=settings.kafka.bootstrap_servers.split(","),
+                **security.kafka_arguments(settings.kafka),
                 client_id="headrace-reader",
                 enable_auto_commit=False,
                 allow_auto_create_topics=False,

@@ -103,7 +103,7 @@ def broker(settings: Settings) -> Iterator[Finding]:
     every = (names.frames, names.predictions, names.dead_letters, names.statistics)
     servers = settings.kafka.bootstrap_servers
     try:
-        cluster = topics.describe(servers, every)
+        cluster = topics.describe(settings.kafka, every)
     except DependencyError as error:
         yield Finding("broker", Verdict.FAIL, str(error))
         return

@@ -16,6 +16,7 @@ import kafka.errors
 from kafka import KafkaConsumer, TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
+from worker import security
 from worker.errors import ConfigurationError, DependencyError
 from worker.frames import Frame, SourcePartition
 from worker.ingest.listener import Listener, offsets_of, partition_of, source_of
@@ -56,7 +57,7 @@ class Consumer:
         self._request_timeout_ms = settings.request_timeout_ms
         try:
             self.client = KafkaConsumer(
-                bootstrap_servers=settings.bootstrap_servers.split(","),
+                **security.kafka_arguments(settings),
                 client_id="headrace",
                 group_id=settings.group_id,
                 group_instance_id=settings.group_instance_id or None,
@@ -79,7 +80,7 @@ class Consumer:
         except kafka.errors.KafkaConfigurationError as error:
             raise ConfigurationError(f"the Kafka client refuses its settings: {error}") from error
         except kafka.errors.KafkaError as error:
-            raise DependencyError(unreachable(settings.bootstrap_servers, error)) from error
+            raise security.unreachable(settings, error) from error
         # Asked before the group is joined: a leader that does not know the topic's partitions yet assigns none.
         self.client.partitions_for_topic(topic)
         self.client.subscribe(
@@ -280,8 +281,3 @@ class Consumer:
     def close(self) -> None:
         """Leave the group; nothing is committed here."""
         self.client.close(autocommit=False, timeout_ms=LEAVE_GROUP_MS)
-
-
-def unreachable(bootstrap_servers: str, error: Exception) -> str:
-    """The sentence for a broker that doesn't answer."""
-    return f"no Kafka broker answers at {bootstrap_servers} ({type(error).__name__}); start it or set kafka.bootstrap_servers"

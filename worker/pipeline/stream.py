@@ -38,7 +38,7 @@ def run_stream(settings: Settings, metrics: Metrics, health: Health, stop: threa
     """
     topics = settings.topics
     names = [topics.frames, topics.predictions, topics.dead_letters, topics.statistics]
-    cluster = describe(settings.kafka.bootstrap_servers, names)
+    cluster = describe(settings.kafka, names)
     if sentence := missing_sentence(cluster, names, settings.kafka.bootstrap_servers):
         raise DependencyError(sentence)
     removed = remove_regions_of_dead_workers()
@@ -68,7 +68,7 @@ def _run(
 
     def compose() -> Composer:
         names = list(cluster.topics)
-        now = describe(settings.kafka.bootstrap_servers, names)
+        now = describe(settings.kafka, names)
         if sentence := missing_sentence(now, names, settings.kafka.bootstrap_servers):
             raise DependencyError(sentence)
         return _composer(settings, now, model)

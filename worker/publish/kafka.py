@@ -12,7 +12,8 @@ from typing import Any
 import kafka.errors
 from kafka import KafkaProducer
 
-from worker.errors import DependencyError, PublishFailed
+from worker import security
+from worker.errors import PublishFailed
 from worker.publish.messages import Message
 from worker.settings import KafkaSettings, PublishSettings
 
@@ -26,7 +27,6 @@ class Producer:
 
     def __init__(self, kafka_settings: KafkaSettings, settings: PublishSettings, max_batch_bytes: int) -> None:
         self._configuration: dict[str, Any] = {
-            "bootstrap_servers": kafka_settings.bootstrap_servers.split(","),
             "client_id": "headrace",
             "enable_idempotence": True,
             "acks": "all",
@@ -43,16 +43,14 @@ class Producer:
             "reconnect_backoff_max_ms": 1000,
             "metrics_enabled": False,
         }
-        self._bootstrap_servers = kafka_settings.bootstrap_servers
+        self._kafka_settings = kafka_settings
         self._client = self._make()
 
     def _make(self) -> Any:
         try:
-            return KafkaProducer(**self._configuration)
+            return KafkaProducer(**security.kafka_arguments(self._kafka_settings), **self._configuration)
         except kafka.errors.KafkaError as error:
-            raise DependencyError(
-                f"no Kafka broker answers at {self._bootstrap_servers} ({type(error).__name__}); start it or set kafka.bootstrap_servers"
-            ) from error
+            raise security.unreachable(self._kafka_settings, error) from error
 
     def send(self, message: Message) -> Any:
         """The future of one record. Raises PublishFailed when the client refuses it at once."""

@@ -1,0 +1,269 @@
+"""How the worker shows itself to Kafka and Triton, and what a refusal by them means.
+
+Settings become the arguments of every client here, and nowhere else: TLS, the worker's certificate, SASL. Secrets are
+read from their files only now, on the way to the client. A broker's refusal comes back as a sentence without them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import ssl
+from pathlib import Path
+from typing import Any
+
+import kafka.errors
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.sasl.oauth import AbstractTokenProvider
+from kafka.net.selector import NetworkSelector
+
+from worker.errors import ConfigurationError, DependencyError, NotAllowed
+from worker.settings import InferSettings, KafkaSettings, Secret, Settings
+
+_TOKEN = "OAUTHBEARER"  # noqa: S105  the mechanism's name
+_FIRST_CONTACT_MS = 10_000
+# What OpenSSL says, and what to do; the first that fits. Other failures of a handshake may be a broker that goes down.
+_TLS_REMEDIES = (
+    ("mismatch", "{where} must call the server by a name that its certificate carries"),
+    ("CERTIFICATE_VERIFY_FAILED", "{section}.tls_ca_file must hold the authority that signed the server's certificate"),
+    ("WRONG_VERSION_NUMBER", "this port does not speak TLS: name the one that does, or set {section}.tls = false"),
+    ("ALERT", "the server refuses this worker's certificate: see {section}.tls_certificate_file"),
+)
+
+
+def check(settings: Settings) -> None:
+    """Whether the settings of TLS and SASL fit each other; no file is read. Raises ConfigurationError."""
+    broker = settings.kafka
+    _check_tls("kafka", broker)
+    _check_tls("infer", settings.infer)
+    mechanism = broker.sasl_mechanism
+    takes_password = mechanism not in ("", _TOKEN)
+    for name, fits in {
+        "sasl_username": takes_password,
+        "sasl_password": takes_password,
+        "sasl_password_file": takes_password,
+        "sasl_token_file": mechanism == _TOKEN,
+    }.items():
+        if getattr(broker, name) and not fits:
+            belongs = f"belongs to {_TOKEN}" if name == "sasl_token_file" else "belongs to PLAIN and SCRAM"
+            raise ConfigurationError(f"kafka.{name} {belongs}, and kafka.sasl_mechanism is {mechanism!r}")
+    if takes_password and not broker.sasl_username:
+        raise ConfigurationError(f"kafka.sasl_mechanism {mechanism} needs kafka.sasl_username")
+    if takes_password and bool(broker.sasl_password) == bool(broker.sasl_password_file):
+        raise ConfigurationError(
+            f"kafka.sasl_mechanism {mechanism} needs one of kafka.sasl_password_file and HEADRACE_KAFKA__SASL_PASSWORD"
+        )
+    if mechanism == _TOKEN and not broker.sasl_token_file:
+        raise ConfigurationError(f"kafka.sasl_mechanism {mechanism} needs kafka.sasl_token_file")
+    if mechanism and not broker.tls and not broker.sasl_without_tls:
+        raise ConfigurationError(
+            f"kafka.sasl_mechanism {mechanism} without kafka.tls would log in where others can listen; "
+            "set kafka.tls = true, or kafka.sasl_without_tls = true if the network is yours alone"
+        )
+
+
+def kafka_arguments(settings: KafkaSettings) -> dict[str, Any]:
+    """What every Kafka client is made with: where the brokers are, TLS and SASL.
+
+    Raises ConfigurationError for a file that can't be read or does not hold what it should.
+    """
+    mechanism = settings.sasl_mechanism
+    arguments: dict[str, Any] = {
+        "bootstrap_servers": settings.bootstrap_servers.split(","),
+        "security_protocol": ("SASL_" if mechanism else "") + ("SSL" if settings.tls else "PLAINTEXT"),
+    }
+    if settings.tls:
+        _check_certificates("kafka", settings)
+        arguments |= {
+            "ssl_cafile": settings.tls_ca_file or None,
+            "ssl_certfile": settings.tls_certificate_file or None,
+            "ssl_keyfile": settings.tls_key_file or None,
+        }
+    if mechanism == _TOKEN:
+        provider = _TokenFile(Path(settings.sasl_token_file))
+        provider.token()  # a missing file is the user's to mend, before the broker is asked
+        arguments |= {"sasl_mechanism": mechanism, "sasl_oauth_token_provider": provider}
+    elif mechanism:
+        password = settings.sasl_password or _secret("kafka.sasl_password_file", Path(settings.sasl_password_file))
+        arguments |= {
+            "sasl_mechanism": mechanism,
+            "sasl_plain_username": settings.sasl_username,
+            "sasl_plain_password": password.reveal(),
+        }
+    return arguments
+
+
+def triton_arguments(settings: InferSettings) -> dict[str, Any]:
+    """What tritonclient's gRPC client is made with. Raises ConfigurationError."""
+    if not settings.tls:
+        return {}
+    _check_certificates("infer", settings)
+    return {
+        "ssl": True,
+        "root_certificates": settings.tls_ca_file or None,
+        "private_key": settings.tls_key_file or None,
+        "certificate_chain": settings.tls_certificate_file or None,
+    }
+
+
+def first_contact(settings: KafkaSettings) -> None:
+    """Connect and log in once. Raises NotAllowed if a broker refuses us, or we it; returns in every other case.
+
+    The client itself tries again and again in its constructor, and then says only that nobody answered: many a
+    directory locks an account for that.
+    """
+    net = NetworkSelector()
+    manager = KafkaConnectionManager(net, **kafka_arguments(settings))
+    try:
+        for broker in manager.cluster.bootstrap_brokers():
+            connection = manager.get_connection(
+                broker.node_id, timeout_ms=_FIRST_CONTACT_MS, pop_on_close=False, refresh_metadata_on_err=False
+            )
+            net.poll(timeout_ms=_FIRST_CONTACT_MS, future=connection.init_future)
+            error = connection.init_future.exception
+            if error is None:
+                return
+            if refusal := refused(settings, error):
+                raise refusal from error
+    finally:
+        manager.close()
+        net.close()
+
+
+def refused(settings: KafkaSettings, error: BaseException) -> NotAllowed | None:
+    """The sentence for a client's error that no retry mends: login, TLS, or a right that is missing; else None."""
+    servers, who = settings.bootstrap_servers, settings.sasl_username or "this worker"
+    match error:
+        case kafka.errors.UnsupportedSaslMechanismError():
+            return NotAllowed(
+                f"the broker at {servers} does not offer SASL {settings.sasl_mechanism}: {error}; "
+                "set kafka.sasl_mechanism to one that its listener has"
+            )
+        case kafka.errors.SaslAuthenticationFailedError():
+            source = "kafka.sasl_token_file" if settings.sasl_mechanism == _TOKEN else "user name and password"
+            return NotAllowed(
+                f"the broker at {servers} refuses the login of {who} by SASL {settings.sasl_mechanism}: {error}; "
+                f"check {source}"
+            )
+        case kafka.errors.KafkaConnectionError():
+            sentence = _tls_failure(str(error), "kafka", "kafka.bootstrap_servers")
+            return NotAllowed(f"TLS with the broker at {servers} fails: {sentence}") if sentence else None
+    return None
+
+
+def unreachable(settings: KafkaSettings, error: BaseException) -> DependencyError:
+    """Why no client could be made: a refusal if it is one, else that nobody answers."""
+    try:
+        first_contact(settings)
+    except NotAllowed as refusal:
+        return refusal
+    hint = "" if settings.tls else ", or kafka.tls if its port speaks TLS"
+    return DependencyError(
+        f"no Kafka broker answers at {settings.bootstrap_servers} ({type(error).__name__}); "
+        f"start it or set kafka.bootstrap_servers{hint}"
+    )
+
+
+def protection_of_kafka(settings: KafkaSettings) -> str:
+    """`encrypted, logged in as worker by SCRAM-SHA-512`, for people."""
+    mechanism = settings.sasl_mechanism
+    if mechanism == _TOKEN:
+        who = f"logged in by a token ({_TOKEN})"
+    elif mechanism:
+        who = f"logged in as {settings.sasl_username} by {mechanism}"
+    else:
+        who = _certificate_shown(settings)
+    return f"{_encrypted(settings)}, {who}"
+
+
+def protection_of_triton(settings: InferSettings) -> str:
+    """`encrypted, client certificate`, for people."""
+    return f"{_encrypted(settings)}, {_certificate_shown(settings)}"
+
+
+def is_exposed(settings: KafkaSettings | InferSettings, addresses: str) -> bool:
+    """Whether plain text leaves this machine: no TLS, and one of `host:port,…` is not loopback."""
+    return not settings.tls and not all(_is_loopback(address.strip()) for address in addresses.split(","))
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition("://")[2].rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _encrypted(settings: KafkaSettings | InferSettings) -> str:
+    return "encrypted" if settings.tls else "not encrypted"
+
+
+def _certificate_shown(settings: KafkaSettings | InferSettings) -> str:
+    return "logged in by certificate" if settings.tls_certificate_file else "not logged in"
+
+
+def _check_tls(section: str, settings: KafkaSettings | InferSettings) -> None:
+    for name in ("tls_ca_file", "tls_certificate_file", "tls_key_file"):
+        if getattr(settings, name) and not settings.tls:
+            raise ConfigurationError(f"{section}.{name} is set and {section}.tls is not; set {section}.tls = true")
+    if bool(settings.tls_certificate_file) != bool(settings.tls_key_file):
+        raise ConfigurationError(
+            f"{section}.tls_certificate_file and {section}.tls_key_file go together; one is missing"
+        )
+
+
+def _check_certificates(section: str, settings: KafkaSettings | InferSettings) -> None:
+    """Read them once as the clients will, to say what is wrong: the clients try a bad file again and again."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    where = f"{section}.tls_ca_file = {settings.tls_ca_file}"
+    try:
+        if settings.tls_ca_file:
+            context.load_verify_locations(settings.tls_ca_file)
+        if settings.tls_certificate_file:
+            where = (
+                f"{section}.tls_certificate_file = {settings.tls_certificate_file} "
+                f"with {section}.tls_key_file = {settings.tls_key_file}"
+            )
+            context.load_cert_chain(settings.tls_certificate_file, settings.tls_key_file, password=_no_password)
+    except ssl.SSLError as error:
+        raise ConfigurationError(f"{where}: {error.reason or 'no PEM certificate or key in it'}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{where}: {error.strerror}") from error
+
+
+def _no_password() -> str:
+    raise ConfigurationError(
+        "a private key with a passphrase is not supported; take the passphrase off the file's copy"
+    )
+
+
+def _tls_failure(text: str, section: str, where: str) -> str | None:
+    for sign, remedy in _TLS_REMEDIES:
+        if "SSL" in text and sign in text:
+            reason = re.sub(r"^.*?\[SSL: \w+\] |\s*\(_ssl\.c:\d+\).*$", "", text)
+            return f"{reason}; {remedy.format(section=section, where=where)}"
+    return None
+
+
+def _secret(setting: str, path: Path) -> Secret:
+    """What a file holds, without the line break that editors put at its end."""
+    try:
+        text = path.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise ConfigurationError(f"{setting} = {path} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{setting} = {path} is no UTF-8 text") from None  # its error quotes the bytes
+    if not text:
+        raise ConfigurationError(f"{setting} = {path} is empty")
+    return Secret(text)
+
+
+class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]
+    """Asked by the client for each login and each renewal that the broker wants."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def token(self) -> str:
+        return _secret("kafka.sasl_token_file", self._path).reveal().strip()
