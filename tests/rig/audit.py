@@ -167,6 +167,7 @@ class Auditor:
         self._reader = TopicReader(topics.bootstrap_servers, [topics.predictions, topics.dlq], committed_only)
         self._predictions: list[Outcome] = []
         self._dead_letters: list[Outcome] = []
+        self.records: list[Message] = []  # all that was read so far
 
     def __enter__(self) -> Auditor:
         return self
@@ -179,6 +180,7 @@ class Auditor:
     def look(self) -> Audit:
         """Read to the present end and compare."""
         for message in self._reader.read_on():
+            self.records.append(message)
             if message.topic() == self._topics.predictions:
                 self._predictions.append(_outcome(message, "ce_id"))
             else:

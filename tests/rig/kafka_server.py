@@ -22,7 +22,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from tests.rig.kafka_nodes import Node, Provider, kafka_provider
-from tests.rig.proxy import TcpProxy
+from tests.rig.kafka_proxy import KafkaProxy
 from worker.embedded.process import free_port
 from worker.errors import DependencyError
 
@@ -51,7 +51,7 @@ class KafkaServer:
         self.directory = Path(tempfile.mkdtemp(prefix="headrace-kafka-"))
         numbers = range(1, nodes + 1)
         self._ports = {number: _Ports(free_port(), free_port(), free_port()) for number in numbers}
-        self.proxies = {number: TcpProxy(self._ports[number].behind_proxy) for number in numbers if proxied}
+        self.proxies = {number: KafkaProxy(self._ports[number].behind_proxy) for number in numbers if proxied}
         cluster_id = _cluster_id()
         self.nodes: dict[int, Node] = {}
         for number in numbers:

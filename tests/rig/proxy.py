@@ -16,12 +16,18 @@ from typing import Any
 _CHUNK_BYTES = 262_144  # a frame or two at a time: the proxy must not be what is measured
 _ANSWER_S = 10.0  # bound of a call into the proxy's thread
 
+See = Callable[[bytes], None]
+
+
+def _look_away(data: bytes) -> None:
+    return
+
 
 class TcpProxy:
-    """Listens on a free port of 127.0.0.1 and forwards to `target_port` there."""
+    """Listens on a free port of 127.0.0.1 and forwards to `target_port` there, which may change for new connections."""
 
     def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
+        self.target_port = target_port
         self._refusing = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -87,22 +93,28 @@ class TcpProxy:
             writer.transport.abort()
             return
         try:
-            there, back = await asyncio.open_connection("127.0.0.1", self._target_port, limit=_CHUNK_BYTES)
+            there, back = await asyncio.open_connection("127.0.0.1", self.target_port, limit=_CHUNK_BYTES)
         except OSError:  # the server is down: the client sees a connection that ends at once
             writer.transport.abort()
             return
         pair = {writer, back}
         self._writers |= pair
         try:
-            await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+            see_asked, see_answered = self._watchers()
+            await asyncio.gather(self._pump(reader, back, see_asked), self._pump(there, writer, see_answered))
         finally:
             self._writers -= pair
             for end in pair:
                 end.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _watchers(self) -> tuple[See, See]:
+        """For a new connection: called with each chunk from the client, and with each from the server, before it goes on."""
+        return _look_away, _look_away
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, see: See) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK_BYTES):
+                see(data)
                 await self._open.wait()
                 writer.write(data)
                 await writer.drain()

@@ -1,0 +1,237 @@
+"""One run of one fault: fresh topics on the shared servers, workers, a sender, the moments at which the fault struck.
+
+A fault is a function that takes a `Run`, starts workers, sends frames, does its harm, says when (`strike`, `over`) and
+ends with `finish`; the audit and what is asked of every run are here, the same for all.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from confluent_kafka import Message
+
+from tests.acceptance.corpus import Frame, small
+from tests.acceptance.feed import Feed
+from tests.faults import verdict
+from tests.faults.stage import MODEL, Stage
+from tests.faults.verdict import Strike, Written
+from tests.rig.audit import Auditor, audit_statistics, header, produce_frames, wait_until_committed
+from tests.rig.kafka_server import KafkaServer
+from tests.rig.outcomes import Audit, Outcome, SentFrame, compare
+from tests.rig.topics import Topics, create_topics, delete_topics
+from tests.rig.worker import WorkerProcess
+
+EXACTLY_ONCE = "exactly_once"
+PARTITIONS = 4
+SESSION_S = 6.0  # the least a broker allows unless told otherwise: killed workers are missed sooner
+FRAMES_A_SECOND = 100
+DONE_S = 90.0  # for what is left to be worked off when the fault is over
+READY_S = 60.0
+COMMITTED_S = 10.0
+_POLL_S = 0.01
+
+Tree = dict[str, Any]
+
+
+class Unmet(AssertionError):
+    """Something a fault waited for did not come: the run has failed, whatever the audit says."""
+
+
+class Run:
+    """Leaving the context ends its workers and deletes its topics."""
+
+    def __init__(self, stage: Stage, mode: str, seed: int, label: str, kafka: KafkaServer | None = None) -> None:
+        self.stage = stage
+        self.mode = mode
+        self.seed = seed
+        self.kafka = kafka or stage.kafka
+        self.rng = random.Random(f"{label} {seed}")  # the same moments in both modes
+        self.topics: Topics = create_topics(self.kafka.bootstrap_servers, PARTITIONS)
+        self.workers: list[WorkerProcess] = []
+        self.strikes: list[Strike] = []
+        self.problems: list[str] = []
+        self.notes: dict[str, Any] = {}
+        self.ordered = True  # whether order is asked for without fencing too
+        self.judged: Mapping[str, Any] = {}
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers:
+            worker.__exit__(None, None, None)
+        delete_topics(self.topics)
+
+    # --- before the fault ---
+
+    def settings(self, **sections: Tree) -> Tree:
+        """The tree for a worker of this run; `sections` are merged over it."""
+        tree: Tree = {name: dict(section) for name, section in self.topics.settings.items()}
+        tree["kafka"]["bootstrap_servers"] = self.kafka.proxied_bootstrap_servers or self.kafka.bootstrap_servers
+        tree["kafka"]["session_timeout_ms"] = int(SESSION_S * 1000)
+        tree["model"] = {"name": MODEL, "directory": str(self.stage.triton.model)}
+        tree["infer"] = {"url": self.stage.triton.url}
+        tree["delivery"] = {} if self.mode != EXACTLY_ONCE else {"mode": EXACTLY_ONCE}
+        for name, section in sections.items():
+            tree[name] = tree.get(name, {}) | section
+        return tree
+
+    def worker(self, **sections: Tree) -> WorkerProcess:
+        """A worker that is starting."""
+        self.workers.append(WorkerProcess(self.settings(**sections)))
+        return self.workers[-1]
+
+    def feed(self, per_s: float = FRAMES_A_SECOND) -> Feed:
+        return Feed(self.topics, per_s)
+
+    def send(self, frames: Iterator[Frame] | int) -> list[SentFrame]:
+        """Frames, or that many small ones."""
+        chosen = small(frames, 31) if isinstance(frames, int) else frames
+        return produce_frames(self.topics.bootstrap_servers, self.topics.frames, chosen)
+
+    def sleep(self, least_s: float, most_s: float) -> None:
+        """A moment of the seed's choice."""
+        time.sleep(self.rng.uniform(least_s, most_s))
+
+    # --- the fault ---
+
+    def strike(self, *workers: WorkerProcess, over: bool = True) -> None:
+        """The fault strikes these workers now; unless told otherwise it is over at once and recovering may begin."""
+        in_flight = sum(int(worker.metric("frames_in_flight")) for worker in workers)
+        now = time.time()
+        self.strikes.append(Strike(now, now if over else float("inf"), in_flight))
+
+    def over(self) -> None:
+        """What is broken was mended: recovering may begin."""
+        self.strikes[-1] = self.strikes[-1]._replace(over_s=time.time())
+
+    def kill9(self, worker: WorkerProcess) -> None:
+        self.strike(worker)
+        worker.kill9()
+
+    # --- looking and judging ---
+
+    def until(self, holds: Callable[[], bool], what: str, timeout_s: float = READY_S) -> None:
+        """Wait for it; raises Unmet."""
+        deadline = time.monotonic() + timeout_s
+        while not holds():
+            self.check_alive()
+            if time.monotonic() > deadline:
+                raise Unmet(f"not within {timeout_s:g} s: {what}")
+            time.sleep(_POLL_S)
+
+    def until_predicting(self, worker: WorkerProcess, least: int = 1) -> None:
+        """Ready, and so many predictions of its own are acknowledged."""
+        worker.wait_ready(READY_S)
+        self.until(lambda: worker.metric("frames_predicted_total") >= least, f"{least} predictions")
+
+    def until_busy(self, worker: WorkerProcess, least: int = 1) -> None:
+        self.until(lambda: worker.metric("frames_in_flight") >= least, f"{least} frames in flight")
+
+    def expect(self, holds: bool, what: str) -> None:
+        if not holds:
+            self.problems.append(what)
+
+    def check_alive(self) -> None:
+        """Raises DependencyError if a worker ended that nobody has ended."""
+        for worker in self.workers:
+            if worker.exit_code not in (None, 0, -9):
+                worker.check_alive()
+
+    @contextmanager
+    def watching(self, sent: Sequence[SentFrame] = ()) -> Iterator[Auditor]:
+        """An auditor in the run's mode: under exactly_once it sees what is committed only."""
+        with Auditor(self.topics, sent, committed_only=self.mode == EXACTLY_ONCE) as auditor:
+            yield auditor
+
+    def finish(self, sent: Sequence[SentFrame], dead: Collection[SentFrame] = (), repeats_more: int = 0) -> Audit:
+        """Wait for all outcomes, end the workers as an operator would, look again, and judge.
+
+        `dead` are the frames that belong on the dead-letter topic, all of them and no others; `repeats_more` are repeats
+        that the fault asked for by itself.
+        """
+        with self.watching(sent) as auditor:
+            auditor.wait_until_done(DONE_S, self.check_alive)
+            lag = wait_until_committed(self.topics, COMMITTED_S)
+            for worker in self.workers:
+                if worker.exit_code is None:
+                    code = worker.stop()
+                    self.expect(code == 0, f"exit code {code} at the end")
+            audit = auditor.look()
+            records = [_written(message, self.topics) for message in auditor.records]
+            letters = {header(m, "dlq-source").decode() for m in auditor.records if m.topic() == self.topics.dlq}
+            messages = auditor.records
+        self._expect_dead(letters, dead)
+        kept = set(map(_place, verdict.fenced([record for record in records if record.source])))
+        behind_fence = compare(
+            self.topics.frames,
+            sent,
+            [
+                Outcome(r.id, r.partition, r.offset, m.key())
+                for r, m in zip(records, messages, strict=True)
+                if _place(r) in kept
+            ],
+            [
+                Outcome(r.id, r.partition, r.offset, m.key())
+                for r, m in zip(records, messages, strict=True)
+                if not r.source
+            ],
+        )
+        self.expect(behind_fence.lost == audit.lost, f"{behind_fence.lost} lost for a reader that fences")
+        statistics = audit_statistics(self.topics, sent, committed_only=self.mode == EXACTLY_ONCE)
+        self.expect(
+            statistics.counted == statistics.sent and not statistics.uncovered_ids,
+            f"statistics count {statistics.counted} of {statistics.sent} frames",
+        )
+        allowed = verdict.repeats_allowed(records, self.strikes) + repeats_more
+        by_id = verdict.repeated_by_id(records)
+        repeats = (audit.duplicates_raw, allowed, by_id)
+        self.problems += verdict.problems(self.mode, audit, self.ordered, repeats, behind_fence.out_of_order, lag)
+        recovery = verdict.recovery_s(records, self.strikes)
+        self.judged = {
+            "sent": audit.sent,
+            "predicted": audit.predicted,
+            "fallback": len({record.id for record in records if record.served_by == "fallback"}),
+            "dead_lettered": audit.dead_lettered,
+            "lost": audit.lost,
+            "repeated_raw": audit.duplicates_raw,
+            "repeated_allowed": allowed if self.mode != EXACTLY_ONCE else 0,
+            "repeated_by_id": by_id,
+            "out_of_order": audit.out_of_order,
+            "out_of_order_fenced": behind_fence.out_of_order,
+            "recovery_s": None if recovery is None else round(recovery, 2),
+        }
+        return audit
+
+    def _expect_dead(self, letters: set[str], dead: Collection[SentFrame]) -> None:
+        wanted = {f"{self.topics.frames}/{frame.partition}/{frame.offset}" for frame in dead}
+        for ids, what in (
+            (letters - wanted, "dead letters of good frames"),
+            (wanted - letters, "bad frames that are no dead letter"),
+        ):
+            self.expect(not ids, f"{len(ids)} {what} ({', '.join(sorted(ids)[:5])})")
+
+
+def _place(record: Written) -> tuple[str, int, int]:
+    return record.topic, record.partition, record.offset
+
+
+def _written(message: Message, topics: Topics) -> Written:
+    prediction = message.topic() == topics.predictions
+    value = json.loads(message.value() or b"{}") if prediction else {}
+    generation = value.get("generation")
+    return Written(
+        id=header(message, "ce_id" if prediction else "dlq-source").decode(),
+        source=header(message, "ce_source").decode() if prediction else "",
+        topic=str(message.topic()),
+        partition=int(message.partition() or 0),
+        offset=int(message.offset() or 0),
+        at_s=message.timestamp()[1] / 1000,
+        generation=-1 if generation is None else generation,
+        served_by=value["model"]["served_by"] if prediction else "",
+    )
