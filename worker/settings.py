@@ -151,8 +151,18 @@ class PublishSettings(Section, frozen=True):
 
 
 class DeliverySettings(Section, frozen=True):
-    """When offsets are committed and how the worker leaves."""
+    """What is promised, when offsets are committed and how the worker leaves."""
 
+    # at_least_once repeats frames after a crash; exactly_once shows none twice to readers that read committed, for more
+    # delay and CPU.
+    mode: Literal["at_least_once", "exactly_once"] = "at_least_once"
+    # Of this replica alone, and the same after a restart, which by it ends what its predecessor left open. Empty: the group
+    # id with kafka.group_instance_id, else with the host's name (in Kubernetes the pod's).
+    transactional_id: str = ""
+    # A transaction is open this long, then takes some 30 ms to commit. Its readers wait for it; a shorter one costs CPU.
+    transaction_interval_ms: Annotated[int, Meta(ge=10, le=200)] = 100
+    # Then the broker ends the transaction of a worker that vanished: until then readers stand still.
+    transaction_timeout_ms: Annotated[int, Meta(ge=1000)] = 15_000
     commit_interval_ms: Annotated[int, Meta(ge=10, le=1000)] = 500
     drain_grace_ms: Annotated[int, Meta(ge=100)] = 20_000  # SIGTERM to exit; below Kubernetes' usual 30 s
 
