@@ -82,6 +82,7 @@ class Prediction(Record, frozen=True):
     preprocess: str
     task: str
     timings_ms: Timings
+    replay_of: str | None = None
     classes: list[ClassScore] | msgspec.UnsetType = msgspec.UNSET
     embedding: list[float] | msgspec.UnsetType = msgspec.UNSET
 

@@ -37,6 +37,9 @@ Header = tuple[str, bytes]
 # What a record batch adds to one record of it: 61 bytes of batch header, about 20 of varints; a header pair about 10.
 RECORD_OVERHEAD_BYTES = 128
 HEADER_OVERHEAD_BYTES = 12
+# On a frame that was sent back from the dead letters: the id of the record it first came in, and how often it was.
+REPLAY_OF = "replay-of"
+REPLAY_COUNT = "replay-count"
 # Detail is for a reader; a header is no place for a dump.
 MAX_DETAIL_CHARS = 1000
 
@@ -112,12 +115,13 @@ class Composer:
         `fields` are the task's own, as its head gives them.
         """
         headers = last_headers(frame)
-        frame_id = headers.get("frame-id")
+        frame_id, replay_of = headers.get("frame-id"), headers.get(REPLAY_OF)
         width, height = row.facts.upright_size
         value = encode(
             Prediction(
                 id=frame.id,
                 frame_id=None if frame_id is None else text(frame_id),
+                replay_of=None if replay_of is None else text(replay_of),
                 stream=None if frame.key is None else text(frame.key),
                 source=Source(topic=frame.source.topic, partition=frame.source.partition, offset=frame.offset),
                 generation=generation,
