@@ -146,6 +146,9 @@ class Outcomes:
             self._metrics.predicted(predicted, written.served_by)
             self._metrics.end_to_end([latency for part in written.parts for latency in part.latencies_s])
         self._metrics.dead_lettered(Counter(reason for part in written.parts for _, _, reason in part.rejected))
+
+    def collect(self, written: Written) -> None:
+        """The batch goes into its partitions' statistics, for the ranges that will be cut out of them."""
         for part in written.parts:
             collector = self._collectors[part.source]
             if part.rows:
