@@ -70,6 +70,12 @@ class PublishFailed(DependencyError):
     """The broker did not acknowledge a record; its partitions go back to their committed offsets."""
 
 
+class Fenced(DependencyError):
+    """The broker has given our transactional id to another producer: nothing of ours counts any more."""
+
+    can_retry = False
+
+
 class FramesLost(HeadraceError):
     """Something was lost or refused that should not have been."""
 

@@ -90,7 +90,11 @@ class Consumer:
     @property
     def generation(self) -> int:
         """The group's generation as this member knows it; -1 outside the group."""
-        return int(self.client.group_metadata().generation_id)
+        return int(self.membership().generation_id)
+
+    def membership(self) -> Any:
+        """The group metadata as a transaction's offsets carry it: who we are, in which generation. From any thread."""
+        return self.client.group_metadata()
 
     @property
     def assignment(self) -> frozenset[SourcePartition]:

@@ -118,6 +118,10 @@ class Metrics:
             "From captured-at to the acknowledged prediction, for each frame",
             END_TO_END_BUCKETS_S,
         )
+        self._transactions = self._histogram(
+            "transaction_seconds", "From the first record of a transaction to its commit", STAGE_BUCKETS_S
+        )
+        self._longest_s = 0.0
         self._batch_size = self._histogram("batch_size", "Frames in a batch as it was submitted", BATCH_BUCKETS)
         for endpoint in endpoints:
             self.endpoint(endpoint)
@@ -202,6 +206,12 @@ class Metrics:
         """A commit of offsets failed."""
         self._commit_failures.inc()
 
+    def transaction(self, seconds: float) -> None:
+        """A transaction was committed so long after its first record."""
+        self._transactions.observe((seconds,))
+        self._longest_s = max(self._longest_s, seconds)
+        self._longest_transaction.set(self._longest_s)
+
     def publish_failed(self) -> None:
         """The broker did not acknowledge: a new producer was made, partitions went back to their committed offsets."""
         self._publish_failures.inc()
@@ -275,6 +285,7 @@ class Metrics:
         self._unreadable = self._gauge("partitions_unreadable", "Partitions stopped at a record that can't be read")
         self._breaker = self._gauge("breaker_state", "0 closed, 1 half open, 2 open", ("endpoint",))
         self._in_quarantine = self._gauge("slots_in_quarantine", "Slots that wait for a timed-out request's end")
+        self._longest_transaction = self._gauge("transaction_longest_seconds", "Longest transaction committed so far")
         self._model_info = self._gauge("model_info", "Always 1; the model that serves", ("name", "version", "digest"))
 
     def _counter(

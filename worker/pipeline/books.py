@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from worker.frames import Frame
 from worker.ingest.budget import Budget
@@ -15,11 +16,16 @@ FRAME_OVERHEAD_BYTES = 1024
 
 
 class Books:
-    """One ledger, one lock, one budget. The lock is taken once a chunk or batch, never once a frame."""
+    """One ledger, one lock, one budget. The lock is taken once a chunk or batch, never once a frame.
+
+    `generation` is the group's as the poll thread last saw it; `membership` asks the consumer now, from any thread, and is
+    there once the consumer is.
+    """
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.generation = -1
+        self.membership: Callable[[], Any]
         self._ledger = Ledger()
         self._lock = threading.Lock()
 

@@ -47,10 +47,7 @@ class HandOver:
     def drained(self, sources: Collection[SourcePartition]) -> dict[SourcePartition, int] | None:
         """Offsets to commit once nothing of these is under way; None while something is."""
         with self._books.ledger() as ledger:
-            ranges = ledger.sealable(sources)
-            if ranges:  # under the lock: the seals of a partition are queued in the order they were cut
-                self._publishing.seal(ranges)
-            elif ledger.settled(sources):
+            if not self._publishing.seal(ledger, sources) and ledger.settled(sources):
                 return {done.source: done.end for done in ledger.commits(sources)}
         return None
 

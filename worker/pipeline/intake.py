@@ -83,6 +83,7 @@ class Intake:
 
     def _turn(self, consumer: Consumer, failure: Failure, draining: bool = False) -> None:
         failure.check()
+        self._publishing.check()
         self._health.beat("poll")
         self._begin_new(consumer)
         self._go_back(consumer)
@@ -131,6 +132,13 @@ class Intake:
         if not rewinds:
             return
         self._handover.drop_waiting(rewinds, handed_over=False)
+        if self._settings.delivery.mode == "exactly_once":
+            # The failed transaction may count all the same, and only the broker knows: begin where it says.
+            consumer.pause(rewinds)
+            with self._books.ledger() as ledger:
+                ledger.revoke(rewinds)
+            self._handover.new.extend(rewinds)
+            return
         for source, offset in rewinds.items():
             consumer.seek(source, offset)
             if not self._paused:
@@ -171,9 +179,7 @@ class Intake:
                 # Only if still idle: a position is no news while frames below it are under way.
                 if position is not None and ledger.outstanding([source]) == 0:
                     ledger.observe(source, position)
-            ranges = ledger.sealable()
-            if ranges:  # under the lock: the seals of a partition are queued in the order they were cut
-                self._publishing.seal(ranges)
+            self._publishing.seal(ledger, at_once=False)
 
     def _commit(self, consumer: Consumer, now: float) -> None:
         """At once when something is sealed: waiting for the next interval would double what a killed worker repeats."""
@@ -214,11 +220,8 @@ class Intake:
         while True:
             self._turn(consumer, failure, draining=True)
             with self._books.ledger() as ledger:
-                ranges = ledger.sealable()
-                if ranges:
-                    self._publishing.seal(ranges)
                 # Committed, too: in the middle of a rebalance no commit is taken until the polls above have ended it.
-                done = not ranges and ledger.settled() and not ledger.commits()
+                done = not self._publishing.seal(ledger) and ledger.settled() and not ledger.commits()
             if done and not self._commit_under_way:
                 return
             if time.monotonic() > give_up:

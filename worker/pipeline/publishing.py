@@ -3,6 +3,7 @@
 answers -> order -> predictions and dead letters -> acknowledgement -> ledger. Ranges that are complete get their
 statistics record here, and only when that is acknowledged too may the poll thread commit them. After a failed send the
 producer is made anew and every partition with something unacknowledged goes back to its committed offset.
+This is at-least-once; `worker.pipeline.transacting` builds exactly-once on it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from worker.errors import DependencyError, PublishFailed
+from worker.errors import DependencyError, Fenced, HeadraceError, PublishFailed
 from worker.frames import Answer, Prepared, SourcePartition, Stage
-from worker.ingest.ledger import Range
+from worker.ingest.ledger import Ledger, Range
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.books import Books, weight
@@ -36,14 +37,15 @@ RENEW_BACKOFF_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Answered:
+class Answered:
     prepared: Prepared
     answer: Answer | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Seal:
+class Seal:
     ranges: list[Range]
+    at_once: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,18 @@ class _Refresh:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The commit of a transaction came to its end; `error` None: it counts."""
+
+    error: BaseException | None
+
+
+Item = Answered | Seal | _Forget | _Refresh | Ended
+
+
 @dataclass(slots=True)
-class _Sent:
+class Sent:
     """Records on their way: a batch's outcomes, or the statistics of ranges."""
 
     futures: list[Any]
@@ -85,9 +97,9 @@ class Publishing:
         self._metrics = metrics
         self._health = health
         self._failed = failed
-        self._inbox: queue.SimpleQueue[_Answered | _Seal | _Forget | _Refresh] = queue.SimpleQueue()
-        self._order: Reorder[_Answered] = Reorder()
-        self._pending: deque[_Sent] = deque()
+        self._inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self._order: Reorder[Answered] = Reorder()
+        self._pending: deque[Sent] = deque()  # sent, and not known to count yet
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="headrace-publish", daemon=True)
 
@@ -97,11 +109,21 @@ class Publishing:
 
     def answered(self, prepared: Prepared, answer: Answer | None) -> None:
         """A batch has its answer; None if no frame of it could be inferred. From any thread."""
-        self._inbox.put(_Answered(prepared, answer))
+        self._inbox.put(Answered(prepared, answer))
 
-    def seal(self, ranges: list[Range]) -> None:
-        """These ranges are complete: write their statistics, then mark them sealed. From any thread."""
-        self._inbox.put(_Seal(ranges))
+    def seal(self, ledger: Ledger, sources: Iterable[SourcePartition] | None = None, at_once: bool = True) -> bool:
+        """Bring what is complete, of all partitions or of these, on its way to its commit; True if there is something new.
+
+        From any thread, with the ledger's lock held, so that the seals of a partition are queued in the order they are
+        cut. `at_once`: somebody waits for it.
+        """
+        ranges = ledger.sealable(sources)
+        if ranges:
+            self._inbox.put(Seal(ranges, at_once))
+        return bool(ranges)
+
+    def check(self) -> None:
+        """Raises DependencyError for what this thread can't tell by itself. Called by the poll thread at each turn."""
 
     def forget(self, sources: Collection[SourcePartition]) -> None:
         """These partitions went elsewhere: drop what was collected of them. From any thread."""
@@ -128,24 +150,26 @@ class Publishing:
                     pass
                 else:
                     self._take(item)
-                self._reap()
+                self._advance()
         except BaseException as error:
-            log.exception("the publisher failed")
+            if not isinstance(error, HeadraceError):  # else a sentence, which ends the process and is printed then
+                log.exception("the publisher failed")
             self._failed(error)
 
-    def _take(self, item: _Answered | _Seal | _Forget | _Refresh) -> None:
+    def _take(self, item: Item) -> None:
         match item:
-            case _Answered():
+            case Answered():
                 for ready in self._order.push(item.prepared.number, item):
                     self._publish(ready)
-            case _Seal():
-                self._write_statistics(item.ranges)
+            case Seal():
+                messages = self._outcomes.statistics(item.ranges, self._books.generation)
+                self._send(messages, ranges=item.ranges)
             case _Forget():
                 self._outcomes.forget(item.sources)
             case _Refresh():
                 self._when_reachable(self._outcomes.refresh_limits)
 
-    def _publish(self, batch: _Answered) -> None:
+    def _publish(self, batch: Answered) -> None:
         frames = batch.prepared.frames
         with self._books.ledger() as ledger:
             epochs = {source: ledger.epoch(source) for source in {frame.source for frame in frames}}
@@ -159,21 +183,22 @@ class Publishing:
         messages, written = self._outcomes.write(batch.prepared, batch.answer, current, self._books.generation)
         self._send(messages, written=written)
 
-    def _write_statistics(self, ranges: list[Range]) -> None:
-        messages = self._outcomes.statistics(ranges, self._books.generation)
-        self._send(messages, ranges=ranges)
-
     def _send(self, messages: list[Message], written: Written | None = None, ranges: list[Range] | None = None) -> None:
-        sent = _Sent([], sum(message.size for message in messages), time.monotonic(), written, ranges or [])
+        sent = Sent([], sum(message.size for message in messages), time.monotonic(), written, ranges or [])
         self._books.budget.add(sent.bytes_out)
         self._pending.append(sent)
         try:
+            self._announce(sent)
             for message in messages:
                 sent.futures.append(self._producer.send(message))
-        except PublishFailed as error:
+        except (PublishFailed, Fenced) as error:
             self._go_back(error)
 
-    def _reap(self) -> None:
+    def _announce(self, sent: Sent) -> None:
+        """Its records are about to be sent."""
+
+    def _advance(self) -> None:
+        """Called at each turn: see what is acknowledged."""
         pending = self._pending
         while pending:
             sent = pending[0]
@@ -186,14 +211,16 @@ class Publishing:
             pending.popleft()
             self._acknowledged(sent)
 
-    def _acknowledged(self, sent: _Sent) -> None:
+    def _acknowledged(self, sent: Sent) -> None:
         self._books.budget.release(sent.bytes_out)
         written = sent.written
         if written is not None:
             with self._books.ledger() as ledger:
                 ours = tuple(part for part in written.parts if ledger.epoch(part.source) == part.epoch)
             # What was taken away meanwhile has been forgotten; taken away after this line, a `forget` is behind us.
-            self._outcomes.acknowledged(replace(written, parts=ours))
+            counted = replace(written, parts=ours)
+            self._outcomes.acknowledged(counted)
+            self._outcomes.collect(counted)
             self._books.budget.release(written.weight)
             self._metrics.stage(Stage.PUBLISH, [time.monotonic() - sent.sent_at])
         with self._books.ledger() as ledger:
@@ -209,7 +236,7 @@ class Publishing:
         sources = {part.source for sent in self._pending if sent.written for part in sent.written.parts}
         sources |= {done.source for sent in self._pending for done in sent.ranges}
         log.error(
-            "the broker did not take a record (%s: %s); %d partition(s) go back to their committed offsets",
+            "publishing failed (%s: %s); %d partition(s) go back to their committed offsets",
             type(error).__name__,
             error,
             len(sources),

@@ -20,7 +20,8 @@ from worker.pipeline.limits import InferenceLimits
 from worker.pipeline.model import ServedModel, open_model
 from worker.pipeline.outcomes import Outcomes
 from worker.pipeline.publishing import Publishing
-from worker.publish.kafka import Producer
+from worker.pipeline.transacting import Transacting
+from worker.publish.kafka import Producer, TransactionalProducer
 from worker.publish.messages import RECORD_OVERHEAD_BYTES, Composer, Target
 from worker.settings import Settings
 from worker.topics import Cluster, describe, missing_sentence
@@ -73,9 +74,15 @@ def _run(
             raise DependencyError(sentence)
         return _composer(settings, now, model)
 
-    producer = Producer(settings.kafka, settings.publish, min(t.max_message_bytes for t in cluster.topics.values()))
     outcomes = Outcomes(compose, model.head, model.contract.digest, InferenceLimits(settings.limits), metrics)
-    publishing = Publishing(producer, outcomes, books, metrics, health, failure.report)
+    batch_bytes = min(t.max_message_bytes for t in cluster.topics.values())
+    common = (outcomes, books, metrics, health, failure.report)
+    publishing: Publishing
+    if settings.delivery.mode == "exactly_once":
+        transactional = TransactionalProducer(settings.kafka, settings.publish, settings.delivery, batch_bytes)
+        publishing = Transacting(transactional, settings.delivery, *common)
+    else:
+        publishing = Publishing(Producer(settings.kafka, settings.publish, batch_bytes), *common)
     stack.callback(publishing.close)
     core = Core(settings, model, metrics, health, failure, publishing.answered, journal_of=settings.kafka.group_id)
     publishing.start()
@@ -85,6 +92,7 @@ def _run(
     intake = Intake(settings, core, books, handover, publishing, metrics, health)
     consumer = Consumer(settings.kafka, settings.topics.frames, handover, shares.fetch_bytes)
     stack.callback(consumer.close)
+    books.membership = consumer.membership
     log.info(
         "serving %s %s from %s (group %s) with %d decode threads, batches of %d",
         model.engine.identity.name,

@@ -1,31 +1,46 @@
-"""The producer: idempotent, acks=all, its exceptions mapped. After a failed send it is made anew, never used again.
+"""The producers: idempotent, acks=all, their exceptions mapped. After a failure one is made anew, never used again.
 
 What has been sent is only known by its future; nothing is sent again singly, because a record that failed after its
-successors were written would change the order.
+successors were written would change the order. The transactional one also commits offsets, and guards what its client does
+not: docs/delivery.md has the list.
 """
 
 from __future__ import annotations
 
 import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import kafka.errors
-from kafka import KafkaProducer
+import msgspec
+from kafka import KafkaProducer, TopicPartition
+from kafka.structs import OffsetAndMetadata
 
 from worker import security
-from worker.errors import PublishFailed
+from worker.errors import Fenced, NotAllowed, PublishFailed
+from worker.frames import SourcePartition
 from worker.publish.messages import Message
-from worker.settings import KafkaSettings, PublishSettings
+from worker.settings import DeliverySettings, KafkaSettings, PublishSettings
 
 log = logging.getLogger(__name__)
 
 CLOSE_S = 2.0  # for a sender thread that was told to give up
+ABORT_S = 1.0  # a broker that answers takes milliseconds; without it readers wait for the transaction's timeout
+# The broker refuses the first record of a transaction while it still writes the end of the last one, some milliseconds. At
+# the client's default of 100 ms every transaction began with that pause.
+RETRY_BACKOFF_MS = 5
+_FENCED = (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochError)
 
 
 class Producer:
     """Sends records and hands out their futures. Raises DependencyError where the broker can't be reached at start."""
 
-    def __init__(self, kafka_settings: KafkaSettings, settings: PublishSettings, max_batch_bytes: int) -> None:
+    def __init__(
+        self, kafka_settings: KafkaSettings, settings: PublishSettings, max_batch_bytes: int, **more: Any
+    ) -> None:
         self._configuration: dict[str, Any] = {
             "client_id": "headrace",
             "enable_idempotence": True,
@@ -42,6 +57,7 @@ class Producer:
             "max_block_ms": settings.delivery_timeout_ms,
             "reconnect_backoff_max_ms": 1000,
             "metrics_enabled": False,
+            **more,
         }
         self._kafka_settings = kafka_settings
         self._client = self._make()
@@ -70,6 +86,130 @@ class Producer:
     def close(self) -> None:
         """Close the client; whatever matters has been awaited before."""
         _abandon(self._client)
+
+
+class TransactionalProducer(Producer):
+    """What is sent between `begin` and `commit` counts all at once, with the offsets, or never.
+
+    Where one is made or renewed the broker first ends whatever was left open under the same transactional id, and shuts
+    out another producer that still uses it.
+    """
+
+    def __init__(
+        self, kafka_settings: KafkaSettings, settings: PublishSettings, delivery: DeliverySettings, max_batch_bytes: int
+    ) -> None:
+        self.transactional_id = delivery.transactional_id or default_transactional_id(kafka_settings)
+        self._timeout_ms = delivery.transaction_timeout_ms
+        self._open = False
+        self._calling_since: float | None = None
+        # A record can't count any more once the broker has ended its transaction.
+        delivery_timeout_ms = min(settings.delivery_timeout_ms, delivery.transaction_timeout_ms)
+        super().__init__(
+            kafka_settings,
+            msgspec.structs.replace(settings, delivery_timeout_ms=delivery_timeout_ms),
+            max_batch_bytes,
+            transactional_id=self.transactional_id,
+            transaction_timeout_ms=delivery.transaction_timeout_ms,
+            retry_backoff_ms=RETRY_BACKOFF_MS,
+        )
+
+    def _make(self) -> Any:
+        client = super()._make()
+        try:
+            client.init_transactions()
+        except kafka.errors.KafkaError as error:
+            _abandon(client)
+            if isinstance(error, kafka.errors.TransactionalIdAuthorizationFailedError):
+                raise NotAllowed(
+                    f"not authorised to use the transactional id {self.transactional_id}; grant Write on it"
+                ) from error
+            raise security.unreachable(self._kafka_settings, error) from error
+        self._open = False
+        return client
+
+    def begin(self) -> None:
+        """Before the first record of a transaction. Asks nothing of the broker. Raises PublishFailed, Fenced."""
+        try:
+            self._client.begin_transaction()
+        except kafka.errors.KafkaError as error:
+            raise self._mapped("a transaction can't begin", error) from error
+        self._open = True
+
+    def send(self, message: Message) -> Any:
+        """The future of one record. Raises PublishFailed, Fenced."""
+        try:
+            return super().send(message)
+        except PublishFailed as error:
+            raise self._mapped(str(error), error) from error
+
+    def commit(
+        self, futures: Sequence[Any], offsets: Mapping[SourcePartition, int], membership: Callable[[], Any]
+    ) -> None:
+        """Wait until every record is acknowledged, then send the offsets, then end the transaction. Blocks.
+
+        `futures` are those of all its records: the client itself commits without one that timed out. `membership` is asked
+        when they are done; it gives the consumer's group metadata, or raises if the partitions are not ours any more.
+        Raises PublishFailed, Fenced; whether the transaction counts is then for the broker to say.
+        """
+        try:
+            for future in futures:
+                future.get(self._timeout_ms / 1000)
+            member = membership()
+            if member.generation_id < 0 or not member.member_id:
+                raise PublishFailed("this worker is in no group now; the broker would take its offsets all the same")
+            self._calling_since = time.monotonic()
+            self._client.send_offsets_to_transaction(
+                {TopicPartition(*source): OffsetAndMetadata(offset, "", -1) for source, offset in offsets.items()},
+                member,
+            )
+            self._client.commit_transaction()
+        except (kafka.errors.KafkaError, RuntimeError, ValueError) as error:
+            raise self._mapped("the transaction failed", error) from error
+        finally:
+            self._calling_since = None
+        self._open = False
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that the call which ends a transaction has gone without an answer; the client waits without a limit."""
+        since = self._calling_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def close(self) -> None:
+        """Close the client; what is open is aborted, so that readers do not wait for its timeout."""
+        if self._open:
+            aborting = threading.Thread(target=self._abort, name="headrace-abort", daemon=True)
+            aborting.start()
+            aborting.join(ABORT_S)
+        super().close()
+
+    def _abort(self) -> None:
+        try:
+            self._client.abort_transaction()
+        except (kafka.errors.KafkaError, RuntimeError) as error:
+            log.debug("aborting the last transaction: %s", error)
+
+    def _mapped(self, what: str, error: Exception) -> PublishFailed | Fenced:
+        if _is_fenced(error) or _is_fenced(self._client._transaction_manager.last_error):
+            return Fenced(
+                f"another producer uses the transactional id {self.transactional_id}, and the broker has shut this one out; "
+                f"give each replica its own delivery.transactional_id"
+            )
+        return PublishFailed(f"{what} ({type(error).__name__}: {error})")
+
+
+def default_transactional_id(settings: KafkaSettings) -> str:
+    """The same after a restart on the same host, pod or static member."""
+    return f"{settings.group_id}.{settings.group_instance_id or socket.gethostname()}"
+
+
+def _is_fenced(error: BaseException | None) -> bool:
+    while error is not None:
+        # The client wraps what it met before, as a cause or as an argument.
+        if any(isinstance(each, _FENCED) for each in (error, *error.args)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _abandon(client: Any) -> None:
