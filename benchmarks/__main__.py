@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import latency, overhead, throughput
+from benchmarks import delivery, latency, overhead, throughput
 from benchmarks.machine import machine
 from benchmarks.options import Options
 from benchmarks.report import print_tables
@@ -23,6 +23,10 @@ from worker.errors import HeadraceError
 BENCHMARKS: dict[str, tuple[Callable[[Options], dict[str, Any]], str]] = {
     "throughput": (throughput.measure, "frames/s end to end, against the ideal and against the loops people write"),
     "overhead": (overhead.measure, "CPU a frame with a model that costs nothing, against the bare sum of its parts"),
+    "delivery": (
+        delivery.measure,
+        "exactly once against at least once: frames/s, transactions, what a reader sees when",
+    ),
     "latency": (latency.measure, "p50 and p99 from produced to predicted, at half of the capacity"),
 }
 

@@ -8,7 +8,7 @@ to the broker's append of its prediction. `p99_ratio` is p99 / (batching deadlin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,13 +104,15 @@ def percentile(ascending: Sequence[float], percent: float) -> float:
 
 def latencies_ms(records: Sequence[Appended], sent: Sequence[float]) -> list[float]:
     """Ascending, without the warm-up's frames. `sent` by frame number. Raises KeyError if a frame has no prediction."""
-    appended: Mapping[int, float] = {
-        int(frame_id): record.at
-        for record in records
-        if (frame_id := msgspec.json.decode(record.value, type=_Identity).frame_id) is not None
-    }
+    appended = {number: record.at for record in records if (number := identity(record)) is not None}
     first = math.ceil(len(sent) * WARM_UP_SHARE)
     return sorted(1000 * (appended[n] + APPEND_RESOLUTION_S - sent[n]) for n in range(first, len(sent)))
+
+
+def identity(record: Appended) -> int | None:
+    """The number its producer gave a prediction's frame; None where it gave none."""
+    frame_id = msgspec.json.decode(record.value, type=_Identity).frame_id
+    return None if frame_id is None else int(frame_id)
 
 
 def service_ms(rig: Rig) -> float:

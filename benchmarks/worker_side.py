@@ -10,12 +10,13 @@ from benchmarks.stream import Way
 from worker.embedded.process import ServerProcess
 
 
-def start_worker(rig: Rig, model: str, way: Way) -> ServerProcess:
-    """The streaming worker over the way's topics. It runs until it is stopped."""
-    settings = rig.folder / f"{way.group}.toml"
-    settings.write_text(settings_text(rig, model, way), encoding="utf-8")
+def start_worker(rig: Rig, model: str, way: Way, **settings: str | int) -> ServerProcess:
+    """The streaming worker over the way's topics, with `section__key` settings on top. It runs until it is stopped."""
+    file = rig.folder / f"{way.group}.toml"
+    file.write_text(settings_text(rig, model, way), encoding="utf-8")
     script = Path(sys.executable).with_name("headrace")
-    return ServerProcess([str(script), "run", "-c", str(settings)], settings.with_suffix(".log"))
+    flags = [flag for key, value in settings.items() for flag in ("--set", f"{key.replace('__', '.')}={value}")]
+    return ServerProcess([str(script), "run", "-c", str(file), *flags], file.with_suffix(".log"))
 
 
 def settings_text(rig: Rig, model: str, way: Way) -> str:
