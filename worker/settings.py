@@ -159,8 +159,8 @@ class DeliverySettings(Section, frozen=True):
     # Of this replica alone, and the same after a restart, which by it ends what its predecessor left open. Empty: the group
     # id with kafka.group_instance_id, else with the host's name (in Kubernetes the pod's).
     transactional_id: str = ""
-    # A transaction is open this long, then takes some 30 ms to commit. Its readers wait for it; a shorter one costs CPU.
-    transaction_interval_ms: Annotated[int, Meta(ge=10, le=200)] = 100
+    # From the first record of a transaction to its commit, about: readers wait for it, and a shorter one costs more CPU.
+    transaction_length_ms: Annotated[int, Meta(ge=10, le=1000)] = 120
     # Then the broker ends the transaction of a worker that vanished: until then readers stand still.
     transaction_timeout_ms: Annotated[int, Meta(ge=1000)] = 15_000
     commit_interval_ms: Annotated[int, Meta(ge=10, le=1000)] = 500

@@ -114,10 +114,11 @@ def test_the_broker_takes_offsets_of_a_consumer_that_has_left_its_group_and_our_
             PublishSettings(),
             DeliverySettings(),
             1_000_000,
+            [made.predictions],
         )
         ours.begin()
         with pytest.raises(PublishFailed, match="in no group"):
-            ours.commit([], {SourcePartition(made.frames, 0): 7}, lambda: metadata)
+            ours.commit({SourcePartition(made.frames, 0): 7}, lambda: metadata)
         ours.close()
         assert committed(made, 0) == 5
 

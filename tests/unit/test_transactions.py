@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -20,20 +21,20 @@ OTHER = SourcePartition("frames", 1)
 
 
 def opened(*offsets: int, epoch: int = 1) -> Transaction:
-    transaction = Transaction(interval_s=0.1)
+    transaction = Transaction(length_s=0.1)
     transaction.begin(now=0.0)
     transaction.wrote(CAM, epoch, offsets)
     return transaction
 
 
 def test_it_goes_from_idle_over_open_and_committing_back_to_idle() -> None:
-    transaction = Transaction(interval_s=0.1)
+    transaction = Transaction(length_s=0.1)
     seen = [transaction.state]
     transaction.begin(0.0)
     seen.append(transaction.state)
-    transaction.close([])
+    transaction.close([], 0.0)
     seen.append(transaction.state)
-    transaction.committed()
+    transaction.committed(0.0)
     seen.append(transaction.state)
     assert seen == [State.IDLE, State.OPEN, State.COMMITTING, State.IDLE]
 
@@ -48,24 +49,53 @@ def test_from_wherever_it_fails_nothing_goes_on_before_the_producer_is_renewed()
 
 
 @pytest.mark.parametrize(
-    "step", [Transaction.committed, Transaction.renewed, lambda t: t.begin(1.0)], ids=["commit", "renew", "begin"]
+    "step", [lambda t: t.committed(1.0), Transaction.renewed, lambda t: t.begin(1.0)], ids=["commit", "renew", "begin"]
 )
 def test_an_event_that_its_state_does_not_take_raises_and_changes_nothing(step: Callable[[Transaction], None]) -> None:
     transaction = opened(0)
     with pytest.raises(ValueError, match="can't take"):
         step(transaction)
     assert transaction.state is State.OPEN
-    transaction.close([Range(CAM, 1, 0, 1)])
+    transaction.close([Range(CAM, 1, 0, 1)], 0.0)
 
 
-def test_it_is_due_when_it_has_been_open_for_its_interval() -> None:
+def committed(transaction: Transaction, begun_at: float, closed_at: float, at: float) -> None:
+    transaction.begin(begun_at)
+    transaction.close([], closed_at)
+    transaction.committed(at)
+
+
+def test_it_stays_open_for_what_the_last_commits_leave_of_its_length() -> None:
+    transaction = Transaction(length_s=0.1)
+    transaction.begin(0.0)
+    assert transaction.remaining_s(0.0) == 0  # nobody knows yet how long a commit takes
+    transaction.close([], 0.0)
+    assert transaction.remaining_s(9.0) == math.inf
+    transaction.committed(0.02)
+    for number in range(1, 20):
+        committed(transaction, number, number + 0.1, number + 0.12)
+    transaction.begin(100.0)
+    assert transaction.remaining_s(100.03) == pytest.approx(0.05)
+    assert transaction.remaining_s(100.09) == 0
+
+
+def test_after_a_commit_that_took_longer_than_its_length_it_is_closed_at_once_for_some_time() -> None:
+    transaction = Transaction(length_s=0.1)
+    committed(transaction, 0.0, 0.0, 0.3)
+    dues = []
+    for number in range(1, 9):
+        transaction.begin(number)
+        dues.append(transaction.remaining_s(number) == 0)
+        transaction.close([], number)
+        transaction.committed(number + 0.02)
+    assert dues == [True] * 4 + [False] * 4
+
+
+def test_its_age_is_from_its_beginning_and_ends_with_it() -> None:
     transaction = opened(0)
-    assert not transaction.due(0.09)
-    assert transaction.due(0.1)
-    transaction.close([Range(CAM, 1, 0, 1)])
-    assert not transaction.due(9.0)
+    transaction.close([Range(CAM, 1, 0, 1)], 0.0)
     assert transaction.age_s(9.0) == 9.0
-    transaction.committed()
+    transaction.committed(9.0)
     assert transaction.age_s(10.0) == 0.0
 
 
@@ -83,7 +113,7 @@ def test_it_is_due_when_it_has_been_open_for_its_interval() -> None:
 def test_it_is_not_closed_with_offsets_that_leave_out_an_outcome(ranges: list[Range]) -> None:
     transaction = opened(4, 7)
     with pytest.raises(PublishFailed, match="frames/0: outcomes of offsets 4 to 7"):
-        transaction.close(ranges)
+        transaction.close(ranges, 0.0)
     assert transaction.state is State.OPEN
 
 
@@ -97,19 +127,19 @@ def test_outcomes_that_go_back_are_no_case_that_a_rule_foresees() -> None:
     with pytest.raises(ValueError, match="offset 7 of"):
         opened(4, 7).wrote(CAM, 1, [7])
     with pytest.raises(ValueError, match="that is idle"):
-        Transaction(interval_s=0.1).wrote(CAM, 1, [0])
+        Transaction(length_s=0.1).wrote(CAM, 1, [0])
 
 
 def test_the_next_transaction_knows_nothing_of_the_last() -> None:
     transaction = opened(4)
-    transaction.close([Range(CAM, 1, 0, 5)])
-    transaction.committed()
+    transaction.close([Range(CAM, 1, 0, 5)], 0.0)
+    transaction.committed(0.0)
     transaction.begin(1.0)
     transaction.wrote(CAM, 2, [0])
     transaction.failed()
     transaction.renewed()
     transaction.begin(2.0)
-    transaction.close([])
+    transaction.close([], 0.0)
 
 
 ACTIONS = st.lists(
@@ -196,7 +226,7 @@ class World:
             self.transaction.begin(0.0)
         touched = {done.source for done in ranges}
         try:
-            self.transaction.close(ranges)
+            self.transaction.close(ranges, 0.0)
         except PublishFailed:
             self.go_back(touched)
             return
@@ -206,7 +236,7 @@ class World:
         if how != "counts":
             self.go_back(touched)
             return
-        self.transaction.committed()
+        self.transaction.committed(0.0)
         for done in ranges:
             self.ledger.sealed(done)
             self.ledger.committed(done)

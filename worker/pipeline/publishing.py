@@ -145,7 +145,7 @@ class Publishing:
             while not self._ending.is_set():
                 self._health.beat("publish")
                 try:
-                    item = self._inbox.get(timeout=REAP_S if self._pending else IDLE_S)
+                    item = self._inbox.get(timeout=self._patience_s())
                 except queue.Empty:
                     pass
                 else:
@@ -155,6 +155,10 @@ class Publishing:
             if not isinstance(error, HeadraceError):  # else a sentence, which ends the process and is printed then
                 log.exception("the publisher failed")
             self._failed(error)
+
+    def _patience_s(self) -> float:
+        """How long nothing new may come before `_advance` has to look again."""
+        return REAP_S if self._pending else IDLE_S
 
     def _take(self, item: Item) -> None:
         match item:

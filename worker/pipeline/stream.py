@@ -79,7 +79,9 @@ def _run(
     common = (outcomes, books, metrics, health, failure.report)
     publishing: Publishing
     if settings.delivery.mode == "exactly_once":
-        transactional = TransactionalProducer(settings.kafka, settings.publish, settings.delivery, batch_bytes)
+        transactional = TransactionalProducer(
+            settings.kafka, settings.publish, settings.delivery, batch_bytes, list(cluster.topics)
+        )
         publishing = Transacting(transactional, settings.delivery, *common)
     else:
         publishing = Publishing(Producer(settings.kafka, settings.publish, batch_bytes), *common)

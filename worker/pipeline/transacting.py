@@ -8,7 +8,6 @@ the partitions that it touched begin again at their committed offsets.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -22,12 +21,13 @@ from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.books import Books
 from worker.pipeline.outcomes import Outcomes
-from worker.pipeline.publishing import Answered, Ended, Item, Publishing, Seal, Sent
+from worker.pipeline.publishing import IDLE_S, Answered, Ended, Item, Publishing, Seal, Sent
 from worker.publish.kafka import TransactionalProducer
 from worker.publish.transactions import State, Transaction
 from worker.settings import DeliverySettings
 
-log = logging.getLogger(__name__)
+# A process that was stopped finds its deadline past when it goes on, and the answer perhaps in its socket.
+WOKEN_S = 1.0
 
 
 class Transacting(Publishing):
@@ -47,9 +47,10 @@ class Transacting(Publishing):
     ) -> None:
         super().__init__(producer, outcomes, books, metrics, health, failed)
         self._timeout_s = settings.transaction_timeout_ms / 1000
-        self._transaction = Transaction(settings.transaction_interval_ms / 1000)
+        self._transaction = Transaction(settings.transaction_length_ms / 1000)
         self._held: deque[Answered] = deque()  # in order, until the commit under way is over
         self._waited_for = False
+        self._overdue_since: float | None = None
 
     def seal(self, ledger: Ledger, sources: Iterable[SourcePartition] | None = None, at_once: bool = True) -> bool:
         """Nothing is cut here: the publisher cuts what its transaction covers. See `Publishing.seal`."""
@@ -59,7 +60,13 @@ class Transacting(Publishing):
 
     def check(self) -> None:
         """The client waits for the end of a transaction without a limit, and its call can't be taken back."""
-        if self._producer.waited_s > self._timeout_s:
+        if self._producer.waited_s <= self._timeout_s:
+            self._overdue_since = None
+            return
+        now = time.monotonic()
+        if self._overdue_since is None:
+            self._overdue_since = now
+        if now - self._overdue_since > WOKEN_S:
             raise DependencyError(
                 f"the broker has not answered the end of a transaction for {self._timeout_s:g} s "
                 f"(delivery.transaction_timeout_ms), so that nobody here knows whether it counts; start the worker again, "
@@ -80,7 +87,7 @@ class Transacting(Publishing):
 
     def _advance(self) -> None:
         while self._transaction.state is not State.COMMITTING and not self._ending.is_set():
-            if self._transaction.due(time.monotonic()):
+            if self._transaction.remaining_s(time.monotonic()) == 0:
                 self._close()
             elif self._held:
                 self._publish(self._held.popleft())
@@ -89,6 +96,9 @@ class Transacting(Publishing):
                 self._close()
             else:
                 return
+
+    def _patience_s(self) -> float:
+        return min(IDLE_S, self._transaction.remaining_s(time.monotonic()))
 
     def _announce(self, sent: Sent) -> None:
         transaction = self._transaction
@@ -114,19 +124,18 @@ class Transacting(Publishing):
         if self._transaction.state is not State.OPEN:  # the send failed, and its partitions have gone back already
             return
         try:
-            self._transaction.close(ranges)
+            self._transaction.close(ranges, time.monotonic())
         except PublishFailed as error:
             self._go_back(error)
             return
-        futures = [future for sent in self._pending for future in sent.futures]
         # A thread a commit: one that hangs in the client's endless wait is nobody else's.
-        threading.Thread(target=self._commit, args=(futures, ranges), name="headrace-commit", daemon=True).start()
+        threading.Thread(target=self._commit, args=(ranges,), name="headrace-commit", daemon=True).start()
 
-    def _commit(self, futures: list[Any], ranges: list[Range]) -> None:
+    def _commit(self, ranges: list[Range]) -> None:
         error: BaseException | None = None
         try:
             offsets = {done.source: done.end for done in ranges}
-            self._producer.commit(futures, offsets, lambda: self._membership(ranges))
+            self._producer.commit(offsets, lambda: self._membership(ranges))
         except BaseException as failure:
             error = failure
         self._inbox.put(Ended(error))
@@ -152,7 +161,7 @@ class Transacting(Publishing):
             return
         now = time.monotonic()
         self._metrics.transaction(self._transaction.age_s(now))
-        self._transaction.committed()
+        self._transaction.committed(now)
         self._metrics.committed()
         with self._books.ledger() as ledger:
             for sent in self._pending:

@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import kafka.errors
@@ -32,6 +32,8 @@ ABORT_S = 1.0  # a broker that answers takes milliseconds; without it readers wa
 # The broker refuses the first record of a transaction while it still writes the end of the last one, some milliseconds. At
 # the client's default of 100 ms every transaction began with that pause.
 RETRY_BACKOFF_MS = 5
+BUMP_S = 1.0
+BUMP_CHECK_S = 0.005
 _FENCED = (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochError)
 
 
@@ -96,11 +98,18 @@ class TransactionalProducer(Producer):
     """
 
     def __init__(
-        self, kafka_settings: KafkaSettings, settings: PublishSettings, delivery: DeliverySettings, max_batch_bytes: int
+        self,
+        kafka_settings: KafkaSettings,
+        settings: PublishSettings,
+        delivery: DeliverySettings,
+        max_batch_bytes: int,
+        topics: Collection[str],
     ) -> None:
+        self._topics = topics
         self.transactional_id = delivery.transactional_id or default_transactional_id(kafka_settings)
         self._timeout_ms = delivery.transaction_timeout_ms
         self._open = False
+        self._futures: list[Any] = []  # of this transaction's records
         self._calling_since: float | None = None
         # A record can't count any more once the broker has ended its transaction.
         delivery_timeout_ms = min(settings.delivery_timeout_ms, delivery.transaction_timeout_ms)
@@ -117,6 +126,8 @@ class TransactionalProducer(Producer):
         client = super()._make()
         try:
             client.init_transactions()
+            for topic in self._topics:  # now, so that the first transaction does not wait for it
+                client.partitions_for(topic)
         except kafka.errors.KafkaError as error:
             _abandon(client)
             if isinstance(error, kafka.errors.TransactionalIdAuthorizationFailedError):
@@ -134,25 +145,26 @@ class TransactionalProducer(Producer):
         except kafka.errors.KafkaError as error:
             raise self._mapped("a transaction can't begin", error) from error
         self._open = True
+        self._futures.clear()
 
     def send(self, message: Message) -> Any:
         """The future of one record. Raises PublishFailed, Fenced."""
         try:
-            return super().send(message)
+            future = super().send(message)
         except PublishFailed as error:
             raise self._mapped(str(error), error) from error
+        self._futures.append(future)
+        return future
 
-    def commit(
-        self, futures: Sequence[Any], offsets: Mapping[SourcePartition, int], membership: Callable[[], Any]
-    ) -> None:
+    def commit(self, offsets: Mapping[SourcePartition, int], membership: Callable[[], Any]) -> None:
         """Wait until every record is acknowledged, then send the offsets, then end the transaction. Blocks.
 
-        `futures` are those of all its records: the client itself commits without one that timed out. `membership` is asked
-        when they are done; it gives the consumer's group metadata, or raises if the partitions are not ours any more.
+        The client itself commits without a record that timed out. `membership` is asked when all are acknowledged; it gives
+        the consumer's group metadata, or raises if the partitions are not ours any more.
         Raises PublishFailed, Fenced; whether the transaction counts is then for the broker to say.
         """
         try:
-            for future in futures:
+            for future in self._futures:
                 future.get(self._timeout_ms / 1000)
             member = membership()
             if member.generation_id < 0 or not member.member_id:
@@ -190,12 +202,26 @@ class TransactionalProducer(Producer):
             log.debug("aborting the last transaction: %s", error)
 
     def _mapped(self, what: str, error: Exception) -> PublishFailed | Fenced:
-        if _is_fenced(error) or _is_fenced(self._client._transaction_manager.last_error):
+        if _is_fenced(error) or self._shut_out():
             return Fenced(
                 f"another producer uses the transactional id {self.transactional_id}, and the broker has shut this one out; "
                 f"give each replica its own delivery.transactional_id"
             )
         return PublishFailed(f"{what} ({type(error).__name__}: {error})")
+
+    def _shut_out(self) -> bool:
+        """Whether the broker has refused our epoch, whatever the client says: it gets itself a new one and goes on."""
+        manager = self._client._transaction_manager
+        give_up = time.monotonic() + BUMP_S
+        while True:
+            bumping = manager.is_bumping_epoch()
+            told = [manager.last_error, *(future.exception for future in self._futures if future.is_done)]
+            if any(map(_is_fenced, told)):
+                return True
+            # The refused record's future fails a moment after the client begins to ask for the epoch.
+            if not bumping or time.monotonic() > give_up:
+                return False
+            time.sleep(BUMP_CHECK_S)
 
 
 def default_transactional_id(settings: KafkaSettings) -> str:
