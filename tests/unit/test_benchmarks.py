@@ -232,7 +232,7 @@ def test_the_loop_names_the_best_classes_with_probabilities() -> None:
 
 def test_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["list", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"throughput", "overhead", "latency"}
+    assert set(json.loads(capsys.readouterr().out)) == {"throughput", "overhead", "delivery", "latency"}
 
 
 def test_an_unknown_benchmark_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

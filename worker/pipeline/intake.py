@@ -27,7 +27,7 @@ from worker.settings import Settings
 log = logging.getLogger(__name__)
 
 POLL_S = 0.05  # bounds how late a commit, a pause or a stop is noticed
-DRAIN_POLL_S = 0.01
+DRAIN_POLL_S = 0.01  # and while statistics are on their way, so that their commit follows at once
 SEAL_SHARE = 0.6  # of the commit interval; its rest is for the statistics' and the commit's way to the broker and back
 COMMIT_RETRY_S = 0.25  # after a refused commit: a rebalance takes about as long
 # Of the drain's grace, for what comes after it where nothing answers any more: a commit, the group, producer, model server.
@@ -60,6 +60,7 @@ class Intake:
         self._metrics = metrics
         self._health = health
         self._paused = False
+        self._sealing = False
         self._commit_under_way = False
         self._next_seal = 0.0
         self._next_commit = 0.0
@@ -87,7 +88,7 @@ class Intake:
         self._health.beat("poll")
         self._begin_new(consumer)
         self._go_back(consumer)
-        wait_s = DRAIN_POLL_S if draining else POLL_S
+        wait_s = DRAIN_POLL_S if draining or self._sealing else POLL_S
         chunks, skipped, unreadable = consumer.poll(self._settings.ingest.poll_chunk_frames, wait_s)
         self._books.generation = consumer.generation
         for chunk in chunks:
@@ -179,7 +180,7 @@ class Intake:
                 # Only if still idle: a position is no news while frames below it are under way.
                 if position is not None and ledger.outstanding([source]) == 0:
                     ledger.observe(source, position)
-            self._publishing.seal(ledger, at_once=False)
+            self._sealing |= self._publishing.seal(ledger, at_once=False)
 
     def _commit(self, consumer: Consumer, now: float) -> None:
         """At once when something is sealed: waiting for the next interval would double what a killed worker repeats."""
@@ -188,7 +189,7 @@ class Intake:
         with self._books.ledger() as ledger:
             commits = ledger.commits()
         if commits:
-            self._commit_under_way = True
+            self._commit_under_way, self._sealing = True, False
             consumer.commit({done.source: done.end for done in commits}, lambda error: self._committed(commits, error))
 
     def _committed(self, commits: list[Range], error: Exception | None) -> None:
