@@ -35,7 +35,6 @@ def composer(prediction_bytes: int = 10_000, dead_letter_bytes: int = 10_000) ->
         Target("frames.dlq", 3, dead_letter_bytes),
         Target("frames.stats", 2, 10_000),
         "kafka://c/frames/t",
-        "sha256:bb",
         "classify",
     )
 
@@ -53,7 +52,7 @@ def frame(**changes: Any) -> Frame:
 def predict(given: Frame, made_by: Composer | None = None) -> Message | Rejection:
     fields = {"classes": [ClassScore(index=1, label="tench", score=0.5)]}
     return (made_by or composer()).prediction(
-        given, ROW, MODEL, fields, TIMINGS, captured_at(given), "2026-01-01T00:00:00.000Z", 3
+        given, ROW, MODEL, "sha256:bb", fields, TIMINGS, captured_at(given), "2026-01-01T00:00:00.000Z", 3
     )
 
 

@@ -58,10 +58,11 @@ def a_prediction() -> dict[str, Any]:
     facts = ImageFacts("jpeg", 640, 480, 3)
     frame = Frame(SourcePartition("frames", 3), 1042, b"...", b"cam-7", timestamp_ms=1_700_000_000_000)
     identity = ModelIdentity("m", "1", "sha256:0", "onnxruntime", "fp32")
-    made = Composer(target, target, target, "kafka://c/frames/t", "sha256:1", "classify").prediction(
+    made = Composer(target, target, target, "kafka://c/frames/t", "classify").prediction(
         frame,
         Row(0, facts, "simplejpeg", 1.0),
         model_record(identity, "primary"),
+        "sha256:1",
         {"classes": []},
         Timings(queued=0.0, decode=1.0, batch=2.0, infer=3.0),
         (frame.timestamp_ms, "broker"),

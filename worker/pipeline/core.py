@@ -19,7 +19,7 @@ from worker.observe.metrics import Metrics
 from worker.pipeline.filling import Filler
 from worker.pipeline.inferring import Inferring
 from worker.pipeline.journal import open_journal
-from worker.pipeline.model import ServedModel
+from worker.pipeline.model import ServedModels
 from worker.settings import Settings
 
 # Decoding more images at once than this starves what comes before and after it in the same process.
@@ -57,13 +57,14 @@ class Core:
     def __init__(
         self,
         settings: Settings,
-        model: ServedModel,
+        models: ServedModels,
         metrics: Metrics,
         health: Health,
         failure: Failure,
         answered: Callable[[Prepared, Answer | None], None],
         journal_of: str = "",
     ) -> None:
+        model = models.primary
         keep_big_buffers()
         cv2.setNumThreads(1)  # the decode threads are the parallelism; OpenCV's own pool would fight them for the cores
         batching = settings.batching
@@ -104,7 +105,7 @@ class Core:
             lambda prepared, slot: self._inferring.submit(prepared, slot) if slot else answered(prepared, None),
             failure.report,
         )
-        self._engine = model.engine
+        self._models = models
         self._metrics = metrics
         self._quarantined = 0
 
@@ -123,7 +124,7 @@ class Core:
         self.queue.close()
         self._filler.close()
         self._inferring.close()
-        self._engine.close()
+        self._models.close()
         self._pool.close()
         if self._journal is not None:
             self._journal.close()

@@ -18,7 +18,7 @@ from worker.observe.metrics import Metrics
 from worker.pipeline.books import weight
 from worker.pipeline.core import Core, Failure
 from worker.pipeline.limits import InferenceLimits
-from worker.pipeline.model import ServedModel, open_model
+from worker.pipeline.model import ServedModels, open_models
 from worker.pipeline.verdicts import timings, verdicts
 from worker.publish.files import FilesSink
 from worker.publish.messages import Composer, Message, Target, captured_at, model_record, rfc3339
@@ -53,18 +53,18 @@ def run_files(
     Set `stop` to end early: what was read gets its outcome, the rest is left for the next run. Raises HeadraceError.
     """
     started = time.monotonic()
-    model = open_model(settings)
+    models = open_models(settings)
     failure = Failure()
     answers: queue.SimpleQueue[tuple[Prepared, Answer | None]] = queue.SimpleQueue()
     with ExitStack() as stack:
         try:
-            core = Core(settings, model, metrics, Health(), failure, lambda *answered: answers.put(answered))
+            core = Core(settings, models, metrics, Health(), failure, lambda *answered: answers.put(answered))
         except BaseException:
-            model.engine.close()
+            models.close()
             raise
         stack.callback(core.close)
         core.start()
-        run = _Run(settings, model, sink, metrics, progress)
+        run = _Run(settings, models, sink, metrics, progress)
         run.feed(core, frames, answers, failure, stop)
     run.summary.seconds = time.monotonic() - started
     return run.summary
@@ -74,14 +74,14 @@ class _Run:
     def __init__(
         self,
         settings: Settings,
-        model: ServedModel,
+        models: ServedModels,
         sink: FilesSink,
         metrics: Metrics,
         progress: Callable[[int], None],
     ) -> None:
         self.summary = RunSummary()
         self._settings = settings
-        self._head = model.head
+        self._models = models
         self._sink = sink
         self._metrics = metrics
         self._progress = progress
@@ -89,7 +89,7 @@ class _Run:
         self._budget = Budget(Shares.of(settings.ingest.max_in_flight_bytes).frame_bytes)
         self._order: Reorder[tuple[Prepared, Answer | None]] = Reorder()
         target = Target("file", 1, NO_LIMIT_BYTES)
-        self._composer = Composer(target, target, target, "file", model.contract.digest, model.head.task)
+        self._composer = Composer(target, target, target, "file", models.primary.head.task)
 
     def feed(
         self,
@@ -128,7 +128,7 @@ class _Run:
 
     def _write(self, prepared: Prepared, answer: Answer | None) -> int:
         now = rfc3339(time.time_ns() // 1_000_000)
-        reading = None if answer is None else self._head(answer.outputs)
+        reading = None if answer is None else self._models.of(answer.served_by).head(answer.outputs)
         values: list[bytes] = []
         dead: list[tuple[Frame, Rejection]] = []
         found = list(verdicts(prepared, answer, reading))
@@ -144,6 +144,7 @@ class _Run:
                 frame,
                 prepared.rows[row],
                 model_record(answer.model, answer.served_by),
+                self._models.of(answer.served_by).contract.digest,
                 reading.fields(row),
                 timings(prepared, prepared.rows[row], frame, answer),
                 (captured_at(frame)[0], "file"),  # when the file was last written

@@ -28,6 +28,26 @@ class ServedModel:
     head: Head
 
 
+@dataclass(frozen=True, slots=True)
+class ServedModels:
+    """The primary, and the simpler model that answers while the primary can't."""
+
+    primary: ServedModel
+    fallback: ServedModel | None = None
+
+    def of(self, served_by: str) -> ServedModel:
+        """The model that answers with this `served_by`: its head and contract are those of the answer."""
+        if served_by == "fallback" and self.fallback is not None:
+            return self.fallback
+        return self.primary
+
+    def close(self) -> None:
+        """Close the engines. May be called again."""
+        self.primary.engine.close()
+        if self.fallback is not None:
+            self.fallback.engine.close()
+
+
 def open_model(settings: Settings) -> ServedModel:
     """Load contract and labels, connect the engine, check that they fit.
 
@@ -42,6 +62,11 @@ def open_model(settings: Settings) -> ServedModel:
     except BaseException:
         engine.close()
         raise
+
+
+def open_models(settings: Settings) -> ServedModels:
+    """What the settings name. Raises as `open_model` does."""
+    return ServedModels(open_model(settings))
 
 
 def model_directory(settings: Settings) -> Path:

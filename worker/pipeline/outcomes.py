@@ -24,11 +24,11 @@ from worker.frames import (
     SourcePartition,
     Stage,
 )
-from worker.heads import Head
 from worker.ingest.ledger import Range
 from worker.observe.metrics import Metrics
 from worker.pipeline.books import weight
 from worker.pipeline.limits import InferenceLimits
+from worker.pipeline.model import ServedModels
 from worker.pipeline.verdicts import timings, verdicts
 from worker.publish.messages import Composer, Message, captured_at, model_record, rfc3339, text
 from worker.records import ModelRecord, OffsetRange, StatisticsRecord, StreamStatistics
@@ -65,12 +65,12 @@ class Outcomes:
     """Everything the publisher makes. `compose` gives a composer with the topics' limits as they are now."""
 
     def __init__(
-        self, compose: Callable[[], Composer], head: Head, preprocess: str, limits: InferenceLimits, metrics: Metrics
+        self, compose: Callable[[], Composer], models: ServedModels, limits: InferenceLimits, metrics: Metrics
     ) -> None:
         self._compose = compose
         self._composer = compose()
-        self._head = head
-        self._preprocess = preprocess
+        self._models = models
+        self._served = models.primary  # whose contract and head are those of the answer at hand
         self._limits = limits
         self._metrics = metrics
         self._collectors: dict[SourcePartition, Collector] = defaultdict(Collector)
@@ -91,10 +91,10 @@ class Outcomes:
         now_ms = time.time_ns() // 1_000_000
         predicted_at = rfc3339(now_ms)
         started = time.perf_counter()
-        reading = None if answer is None else self._head(answer.outputs)
-        self._metrics.stage(Stage.HEAD, [time.perf_counter() - started])
         if answer is not None:
             self._name(answer)
+        reading = None if answer is None else self._served.head(answer.outputs)
+        self._metrics.stage(Stage.HEAD, [time.perf_counter() - started])
         found = zip(current, verdicts(prepared, answer, reading), strict=True)
         ours = [verdict for is_current, verdict in found if is_current]
         if answer is not None:
@@ -120,6 +120,7 @@ class Outcomes:
                     frame,
                     prepared.rows[row],
                     self._record,
+                    self._served.contract.digest,
                     reading.fields(row),
                     timings(prepared, prepared.rows[row], frame, answer),
                     captured,
@@ -176,7 +177,7 @@ class Outcomes:
                 ),
                 generation=generation,
                 model=self._model,
-                preprocess=self._preprocess,
+                preprocess=self._served.contract.digest,
                 window_start=rfc3339(int(cut.window[0] * 1000)),
                 window_end=rfc3339(int(cut.window[1] * 1000)),
                 streams=[StreamStatistics(stream=stream, summary=summary) for stream, summary in cut.streams.items()],
@@ -193,6 +194,7 @@ class Outcomes:
         """The model's record, made anew only when another model answers."""
         if self._identity != (answer.model, answer.served_by):
             self._identity = (answer.model, answer.served_by)
+            self._served = self._models.of(answer.served_by)
             self._model = model_record(answer.model, answer.served_by)
             self._metrics.model(answer.model)
 

@@ -17,7 +17,7 @@ from worker.pipeline.core import Core, Failure
 from worker.pipeline.handover import HandOver
 from worker.pipeline.intake import Intake
 from worker.pipeline.limits import InferenceLimits
-from worker.pipeline.model import ServedModel, open_model
+from worker.pipeline.model import ServedModels, open_models
 from worker.pipeline.outcomes import Outcomes
 from worker.pipeline.publishing import Publishing
 from worker.pipeline.transacting import Transacting
@@ -45,12 +45,12 @@ def run_stream(settings: Settings, metrics: Metrics, health: Health, stop: threa
     removed = remove_regions_of_dead_workers()
     if removed:
         log.info("removed %d shared-memory regions of dead workers", len(removed))
-    model = open_model(settings)
+    models = open_models(settings)
     for role in ("poll", "publish"):
         health.watch(role, MAX_SILENCE_S)
     with ExitStack() as stack:
-        stack.callback(model.engine.close)
-        _run(settings, metrics, health, stop, cluster, model, stack)
+        stack.callback(models.close)
+        _run(settings, metrics, health, stop, cluster, models, stack)
 
 
 def _run(
@@ -59,7 +59,7 @@ def _run(
     health: Health,
     stop: threading.Event,
     cluster: Cluster,
-    model: ServedModel,
+    models: ServedModels,
     stack: ExitStack,
 ) -> None:
     """Stages are made from the publisher up to the consumer, and taken down the other way round."""
@@ -72,9 +72,9 @@ def _run(
         now = describe(settings.kafka, names)
         if sentence := missing_sentence(now, names, settings.kafka.bootstrap_servers):
             raise DependencyError(sentence)
-        return _composer(settings, now, model)
+        return _composer(settings, now)
 
-    outcomes = Outcomes(compose, model.head, model.contract.digest, InferenceLimits(settings.limits), metrics)
+    outcomes = Outcomes(compose, models, InferenceLimits(settings.limits), metrics)
     batch_bytes = min(t.max_message_bytes for t in cluster.topics.values())
     common = (outcomes, books, metrics, health, failure.report)
     publishing: Publishing
@@ -86,7 +86,7 @@ def _run(
     else:
         publishing = Publishing(Producer(settings.kafka, settings.publish, batch_bytes), *common)
     stack.callback(publishing.close)
-    core = Core(settings, model, metrics, health, failure, publishing.answered, journal_of=settings.kafka.group_id)
+    core = Core(settings, models, metrics, health, failure, publishing.answered, journal_of=settings.kafka.group_id)
     publishing.start()
     core.start()
     stack.callback(core.close)
@@ -97,8 +97,8 @@ def _run(
     books.membership = consumer.membership
     log.info(
         "serving %s %s from %s (group %s) with %d decode threads, batches of %d",
-        model.engine.identity.name,
-        model.engine.identity.version,
+        models.primary.engine.identity.name,
+        models.primary.engine.identity.version,
         settings.topics.frames,
         settings.kafka.group_id,
         core.threads,
@@ -107,7 +107,7 @@ def _run(
     intake.run(consumer, stop, failure)
 
 
-def _composer(settings: Settings, cluster: Cluster, model: ServedModel) -> Composer:
+def _composer(settings: Settings, cluster: Cluster) -> Composer:
     topics = settings.topics
     frames = cluster.topics[topics.frames]
 
@@ -122,6 +122,5 @@ def _composer(settings: Settings, cluster: Cluster, model: ServedModel) -> Compo
         target(topics.statistics),
         # A topic deleted and made again has the same offsets: its id tells them apart.
         f"kafka://{cluster.cluster_id}/{topics.frames}/{frames.topic_id}",
-        model.contract.digest,
         settings.model.task,
     )

@@ -75,7 +75,7 @@ class Target:
 
 
 class Composer:
-    """Makes the records of one worker: which cluster, topics, contract and task is fixed for its life."""
+    """Makes the records of one worker: which cluster, topics and task is fixed for its life."""
 
     def __init__(
         self,
@@ -83,14 +83,12 @@ class Composer:
         dead_letters: Target,
         statistics: Target,
         event_source: str,
-        preprocess: str,
         task: str,
     ) -> None:
         self._predictions = predictions
         self._dead_letters = dead_letters
         self._statistics = statistics
         self._event_source = event_source.encode()
-        self._preprocess = preprocess
         self._task = task
         self._event: list[Header] = [
             ("ce_specversion", b"1.0"),
@@ -104,6 +102,7 @@ class Composer:
         frame: Frame,
         row: Row,
         model: ModelRecord,
+        preprocess: str,
         fields: Mapping[str, Any],
         timings: Timings,
         captured: tuple[int, str],
@@ -112,7 +111,7 @@ class Composer:
     ) -> Message | Rejection:
         """The record of a predicted frame, or the rejection if it is larger than its topic takes.
 
-        `fields` are the task's own, as its head gives them.
+        `preprocess` is the digest of that model's contract; `fields` are the task's own, as its head gives them.
         """
         headers = last_headers(frame)
         frame_id, replay_of = headers.get("frame-id"), headers.get(REPLAY_OF)
@@ -130,7 +129,7 @@ class Composer:
                 predicted_at=predicted_at,
                 image=ImageRecord(format=row.facts.format, width=width, height=height, decoder=row.decoder),
                 model=model,
-                preprocess=self._preprocess,
+                preprocess=preprocess,
                 task=self._task,
                 timings_ms=timings,
                 **fields,
