@@ -69,21 +69,24 @@ class Run:
 
     # --- before the fault ---
 
-    def settings(self, **sections: Tree) -> Tree:
-        """The tree for a worker of this run; `sections` are merged over it."""
-        tree: Tree = {name: dict(section) for name, section in self.topics.settings.items()}
+    def settings(self, name: str = "one", **sections: Tree) -> Tree:
+        """The tree for the worker of that name in this run; `sections` are merged over it."""
+        tree: Tree = {section: dict(keys) for section, keys in self.topics.settings.items()}
         tree["kafka"]["bootstrap_servers"] = self.kafka.proxied_bootstrap_servers or self.kafka.bootstrap_servers
         tree["kafka"]["session_timeout_ms"] = int(SESSION_S * 1000)
         tree["model"] = {"name": MODEL, "directory": str(self.stage.triton.model)}
         tree["infer"] = {"url": self.stage.triton.url}
-        tree["delivery"] = {} if self.mode != EXACTLY_ONCE else {"mode": EXACTLY_ONCE}
-        for name, section in sections.items():
-            tree[name] = tree.get(name, {}) | section
+        tree["delivery"] = {"mode": self.mode, "transactional_id": f"{self.topics.group}.{name}"}
+        for section, keys in sections.items():
+            tree[section] = tree.get(section, {}) | keys
         return tree
 
-    def worker(self, **sections: Tree) -> WorkerProcess:
-        """A worker that is starting."""
-        self.workers.append(WorkerProcess(self.settings(**sections)))
+    def worker(self, name: str = "one", fixed: bool = False, **sections: Tree) -> WorkerProcess:
+        """A worker that is starting. With `fixed` its successor of the same name takes over its partitions at once,
+        without it after the session timeout."""
+        if fixed:
+            sections["kafka"] = {"group_instance_id": name} | sections.get("kafka", {})
+        self.workers.append(WorkerProcess(self.settings(name, **sections)))
         return self.workers[-1]
 
     def feed(self, per_s: float = FRAMES_A_SECOND) -> Feed:

@@ -21,6 +21,8 @@ from worker.embedded.triton import TritonServer
 
 MODEL = "actor"
 _MODELS = Path(__file__).parent / "models"
+# A transaction past its timeout is ended at the next look, by default up to 10 s later.
+_BROKER = {"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500"}
 _STUB = "triton_python_backend_stub"
 
 
@@ -39,12 +41,12 @@ class Stage:
     @functools.cached_property
     def kafka(self) -> KafkaServer:
         """One node behind a proxy."""
-        return self._stack.enter_context(KafkaServer.start(proxied=True))
+        return self._stack.enter_context(KafkaServer.start(proxied=True, overrides=_BROKER))
 
     @functools.cached_property
     def cluster(self) -> KafkaServer:
         """Three nodes: a leader can change."""
-        return self._stack.enter_context(KafkaServer.start(nodes=3))
+        return self._stack.enter_context(KafkaServer.start(nodes=3, overrides=_BROKER))
 
     @functools.cached_property
     def triton(self) -> Inference:

@@ -13,21 +13,21 @@ STORM = 60
 SOON_S = 0.5  # after a start's first acknowledged prediction
 
 
-def _instance(run: Run, name: str = "one") -> dict[str, dict[str, str]]:
-    """A fixed identity for every second seed: its successor takes over at once, without it after the session timeout."""
-    return {"kafka": {"group_instance_id": name}} if run.seed % 2 else {}
+def _fixed(run: Run) -> bool:
+    """Every second seed is run with a fixed identity in the group."""
+    return run.seed % 2 == 1
 
 
 def killed_mid_batch(run: Run) -> None:
     sent = run.send(BACKLOG)
     with run.feed() as feed:
         for _ in range(2):
-            worker = run.worker(**_instance(run))
+            worker = run.worker(fixed=_fixed(run))
             run.until_predicting(worker)
             run.sleep(0.0, 1.5)
             run.until_busy(worker)
             run.kill9(worker)
-        run.until_predicting(run.worker(**_instance(run)))
+        run.until_predicting(run.worker(fixed=_fixed(run)))
         sent += feed.end()
     run.finish(sent)
 
@@ -39,14 +39,14 @@ def killed_before_the_commit(run: Run) -> None:
     sent = run.send(BACKLOG)
     with run.feed() as feed:
         for _ in range(2):
-            worker = run.worker(**_instance(run))
+            worker = run.worker(fixed=_fixed(run))
             run.until_predicting(worker)
             run.sleep(0.0, 1.5)
             proxy.moment(run.rng.choice(committing)).result(timeout=30)
             run.kill9(worker)
             proxy.cut()  # what was held is gone
             proxy.heal()
-        run.until_predicting(run.worker(**_instance(run)))
+        run.until_predicting(run.worker(fixed=_fixed(run)))
         sent += feed.end()
     run.finish(sent)
 
@@ -59,7 +59,7 @@ def stopped_past_the_poll_interval(run: Run) -> None:
     hung = run.worker(**limits)
     with run.feed() as feed:
         run.until_predicting(hung)
-        other = run.worker(**limits)
+        other = run.worker("other", **limits)
         other.wait_ready()
         run.until(lambda: other.metric("partitions_assigned") == 2, "the second worker has its half")
         run.sleep(0.0, 2.0)
@@ -77,10 +77,10 @@ def stopped_past_the_poll_interval(run: Run) -> None:
 def scaled_up_and_down(run: Run) -> None:
     with run.feed() as feed:
         workers: list[WorkerProcess] = []
-        for _ in range(3):
+        for name in ("one", "two", "three"):
             for worker in workers[:1]:
                 run.strike(worker)
-            workers.append(run.worker())
+            workers.append(run.worker(name))
             workers[-1].wait_ready()
             run.sleep(0.0, 2.0)
         run.rng.shuffle(workers)
@@ -98,11 +98,11 @@ def killed_again_and_again(run: Run, kills: int = STORM) -> None:
     with run.feed() as feed:
         for _ in range(kills):
             first = proxy.moment(Api.PRODUCE, answered=True, freeze=False)
-            worker = run.worker(**_instance(run))
+            worker = run.worker(fixed=_fixed(run))
             run.until(first.done, "its first acknowledged prediction")
             run.sleep(0.0, SOON_S)
             run.kill9(worker)
-        run.until_predicting(run.worker(**_instance(run)))
+        run.until_predicting(run.worker(fixed=_fixed(run)))
         sent = feed.end()
     run.finish(sent)
 
