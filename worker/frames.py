@@ -102,7 +102,8 @@ class ImageFacts:
     """What the header says, read without decoding. Width and height in pixels as stored, before EXIF orientation.
 
     `channels` as stored (1 grey, 2 grey+alpha, 3 colour or palette, 4 colour+alpha or CMYK); `bit_depth` per channel;
-    `orientation` is EXIF's 1..8.
+    `orientation` is EXIF's 1..8. `is_buffered`: the decoder keeps a second form of the whole picture, the coefficients of
+    a JPEG in several scans or the canvas of an animated WebP.
     """
 
     format: str
@@ -111,6 +112,7 @@ class ImageFacts:
     channels: int
     bit_depth: int = 8
     orientation: int = 1
+    is_buffered: bool = False
 
     @property
     def upright_size(self) -> tuple[int, int]:

@@ -194,7 +194,23 @@ def odd_jpegs(rgb: UInt8Array) -> dict[str, bytes]:
         "huge metadata": plain[:2] + huge + plain[2:],
         "fill bytes": plain[:2] + b"\xff\xff\xff" + plain[2:],
         "thumbnail in EXIF": with_thumbnail(rgb),
+        "a scan for each colour": scan_by_scan(rgb),
     }
+
+
+def scan_by_scan(rgb: UInt8Array) -> bytes:
+    """A baseline JPEG whose three colours come one after the other, each as the only scan of a grey JPEG."""
+    luma, red, blue = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb))
+    scans = [encode(np.asarray(plane, np.uint8), "jpeg", quality=95) for plane in (luma, blue, red)]
+    at = frame_header(scans[0])
+    size = scans[0][at + 5 : at + 9]
+    header = b"\xff\xc0" + struct.pack(">HB", 17, 8) + size + b"\x03" + b"".join(bytes((n, 0x11, 0)) for n in (1, 2, 3))
+    tables = b"".join(scans[0][start:end] for code, start, end in segments(scans[0]) if code in (0xDB, 0xC4))
+    coded = b"".join(
+        b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, n, 0, 0, 63, 0) + scan[segments(scan)[-1][2] : -2]
+        for n, scan in enumerate(scans, 1)
+    )
+    return b"\xff\xd8" + tables + header + coded + b"\xff\xd9"
 
 
 def with_thumbnail(rgb: UInt8Array) -> bytes:

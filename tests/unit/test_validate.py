@@ -58,7 +58,8 @@ def reason_of(value: bytes | None, limits: ImageLimits = LIMITS) -> Reason:
 def test_facts_agree_with_what_was_encoded(
     kind: str, pixels: UInt8Array, params: dict[str, object], channels: int
 ) -> None:
-    assert inspect(images.encode(pixels, kind, **params), LIMITS) == ImageFacts(kind, 96, 64, channels)
+    facts = ImageFacts(kind, 96, 64, channels, is_buffered=bool(params.get("progressive")))
+    assert inspect(images.encode(pixels, kind, **params), LIMITS) == facts
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -79,6 +80,26 @@ def test_a_tiff_is_read_in_either_byte_order(order: str) -> None:
 def test_sixteen_bits_a_channel_are_reported() -> None:
     depths = {name: inspect(value, LIMITS).bit_depth for name, value in images.sixteen_bit(RGB).items()}
     assert set(depths.values()) == {16}, depths
+
+
+def test_a_pixel_of_sixteen_bits_counts_as_two() -> None:
+    value = images.sixteen_bit(RGB)["png rgb"]
+    assert inspect(value, ImageLimits(max_pixels=2 * 96 * 64)).bit_depth == 16
+    assert reason_of(value, ImageLimits(max_pixels=2 * 96 * 64 - 1)) is Reason.TOO_MANY_PIXELS
+
+
+def test_a_picture_whose_decoder_must_keep_a_second_form_of_it_is_told_apart() -> None:
+    still, other = Image.fromarray(RGB), Image.fromarray(255 - RGB)
+    animated = images.save(still, "webp", save_all=True, append_images=[other])
+    scan_by_scan = images.odd_jpegs(RGB)["a scan for each colour"]
+    for value, is_buffered in (
+        (GOOD["jpeg"], False),
+        (images.encode(RGB, "jpeg", progressive=True), True),
+        (scan_by_scan, True),
+        (GOOD["webp"], False),
+        (animated, True),
+    ):
+        assert inspect(value, LIMITS).is_buffered is is_buffered
 
 
 def test_a_bmp_with_rows_from_the_top_has_a_positive_height() -> None:

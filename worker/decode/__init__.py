@@ -10,13 +10,14 @@ colours as they are. Of several frames or pages the first is taken. All decoders
 from __future__ import annotations
 
 from worker.decode.jpeg import decode_jpeg
+from worker.decode.memory import decode_bytes
 from worker.decode.opencv import decode_opencv
 from worker.decode.pillow import decode_gif, decode_tiff
 from worker.decode.refusals import corrupt
 from worker.decode.upright import turn_upright
 from worker.frames import Image, ImageFacts
 
-__all__ = ["decode"]
+__all__ = ["decode", "decode_bytes"]
 
 
 def decode(value: bytes, facts: ImageFacts, target: tuple[int, int] | None = None) -> Image:

@@ -7,6 +7,8 @@ YCCK to RGB (CMYK is taken as inverted with or without an Adobe marker, as brows
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import simplejpeg
 
@@ -20,8 +22,11 @@ from worker.frames import ImageFacts, Reason, Rejected, Stage, UInt8Array
 MAX_SCAN_PIXELS = 400_000_000
 # Scaled decoding is fast only at these: in-between scales (3/8, 5/8 ...) lack SIMD code and cost more than full size.
 _DENOMINATORS = (8, 4, 2)
+# Fill bytes may precede any marker, by the megabyte.
+_FILL = re.compile(rb"\xff+(?=\xff[^\xff])")
 # Markers as little-endian 16-bit words.
 _SOI, _SOS = 0xD8FF, 0xDAFF
+_SOS_CODE = 0xDA
 
 
 def decode_jpeg(value: bytes, facts: ImageFacts, target: tuple[int, int] | None) -> UInt8Array:
@@ -86,10 +91,13 @@ def _survey(value: bytes, facts: ImageFacts) -> None:
 def _first_scan(value: bytes) -> int:
     """Offset of the first scan: by segment lengths, since metadata may hold a thumbnail with scans of its own."""
     position = 2
-    while position + 4 <= len(value) and value[position + 1] != 0xDA:
-        if value[position + 1] == 0xFF:
-            position += 1
-        elif value[position + 1] == 0x01 or 0xD0 <= value[position + 1] <= 0xD7:
+    while position + 4 <= len(value):
+        if fill := _FILL.match(value, position):
+            position = fill.end()
+        marker = value[position + 1]
+        if marker == _SOS_CODE:
+            break
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:
             position += 2
         else:
             position += 2 + (value[position + 2] << 8 | value[position + 3])

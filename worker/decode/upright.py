@@ -50,7 +50,8 @@ def turn_upright(pixels: UInt8Array, orientation: int) -> UInt8Array:
         case 6:
             cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE, turned)
         case 7:
-            cv2.flip(cv2.transpose(pixels), -1, turned)
+            cv2.transpose(pixels, turned)
+            cv2.flip(turned, -1, turned)  # in place: a third picture would be more than the gate counts
         case _:
             cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE, turned)
     return turned

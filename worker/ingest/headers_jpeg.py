@@ -20,7 +20,10 @@ _FILL = re.compile(rb"\xff+")
 _EXIF = b"Exif\0\0"
 _SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 _STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # TEM and RSTn carry no length
-_DECODABLE = frozenset((0xC0, 0xC1, 0xC2))  # baseline, extended sequential, progressive; all with Huffman coding
+_PROGRESSIVE = 0xC2
+_DECODABLE = frozenset(
+    (0xC0, 0xC1, _PROGRESSIVE)
+)  # baseline, extended sequential, progressive; all with Huffman coding
 _FRAME_KINDS = {
     0xC3: "lossless",
     0xC5: "hierarchical",
@@ -41,7 +44,7 @@ def read_jpeg(value: bytes) -> ImageFacts:
 
     Raises Rejected (corrupt, unsupported_format), or IndexError where the value ends before the first scan.
     """
-    position, orientation, frame = 2, 0, (0, 0, 0)
+    position, orientation, frame, is_progressive = 2, 0, (0, 0, 0), False
     for _ in range(MAX_SEGMENTS):
         marker = value[position + 1]
         if value[position] != 0xFF or marker == 0x00:
@@ -61,7 +64,7 @@ def read_jpeg(value: bytes) -> ImageFacts:
         if marker in _DECODABLE:
             if frame[2]:
                 raise corrupt("The JPEG has two frame headers.")
-            frame = _read_frame(value, position, length)
+            frame, is_progressive = _read_frame(value, position, length), marker == _PROGRESSIVE
         elif marker in _FRAME_KINDS:
             raise unsupported(f"This JPEG is {_FRAME_KINDS[marker]}; send a baseline or progressive one.")
         elif marker == _APP1 and not orientation and value.startswith(_EXIF, position + 4):
@@ -70,7 +73,10 @@ def read_jpeg(value: bytes) -> ImageFacts:
             if not frame[2]:
                 raise corrupt("The JPEG's picture data comes before its frame header.")
             _ = value[position + 2 + length]  # at least one byte of picture data, else IndexError
-            return ImageFacts("jpeg", *frame, 8, orientation or 1)
+            is_buffered = (
+                is_progressive or value[position + 4] < frame[2]
+            )  # fewer components than the frame has: more scans
+            return ImageFacts("jpeg", *frame, 8, orientation or 1, is_buffered)
         position += 2 + length
     raise corrupt(f"The JPEG has more than {MAX_SEGMENTS} segments before its picture.")
 

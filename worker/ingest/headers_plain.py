@@ -17,7 +17,7 @@ MAX_CHUNKS = 65_536
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-_VP8X_EXIF = 0x08
+_VP8X_ANIMATION, _VP8X_EXIF = 0x02, 0x08
 # Sizes of the DIB headers that were ever in use, BITMAPCOREHEADER to BITMAPV5HEADER.
 _BMP_HEADERS = frozenset((12, 40, 52, 56, 64, 108, 124))
 _BMP_COMPRESSIONS = {1: "RLE8", 2: "RLE4", 4: "JPEG", 5: "PNG"}
@@ -67,6 +67,7 @@ def read_webp(value: bytes) -> ImageFacts:
             4 if flags & 0x10 else 3,
             8,
             _webp_orientation(value) if flags & _VP8X_EXIF else 1,
+            bool(flags & _VP8X_ANIMATION),
         )
     if len(value) < 16:
         raise IndexError("the value ends inside the WebP's first chunk")

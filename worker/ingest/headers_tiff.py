@@ -25,6 +25,8 @@ _COMPRESSIONS = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "d
 # whatever the image's size (four tiles of 1024 x 1024, larger than any writer's default); above that a sound file's
 # tiles hold less than twice its pixels.
 _HARMLESS_TILE_PIXELS = 4 << 20
+# It holds one tile at a time, which may be 1024 x 1024 pixels whatever the image's size.
+_HARMLESS_TILE = 1 << 20
 
 
 def _directory(tiff: bytes, order: str, offset: int) -> Iterator[tuple[int, int]]:
@@ -89,9 +91,13 @@ def read_tiff(value: bytes) -> ImageFacts:
             f"The TIFF has {samples} samples of {bits} bits a pixel, sample format {tags.get(_SAMPLE_FORMAT, 1)}; expected "
             "1 to 4 unsigned samples of at most 16 bits."
         )
-    tiled = _rounded_up(width, tags.get(_TILE_WIDTH, 1)) * _rounded_up(height, tags.get(_TILE_HEIGHT, 1))
-    if tiled > max(_HARMLESS_TILE_PIXELS, 2 * width * height):
-        raise corrupt(f"The TIFF's tiles hold {tiled:,} pixels, its picture only {width} x {height}.")
+    tile = tags.get(_TILE_WIDTH, 1), tags.get(_TILE_HEIGHT, 1)
+    tiled = _rounded_up(width, tile[0]) * _rounded_up(height, tile[1])
+    most = 2 * width * height
+    if tiled > max(_HARMLESS_TILE_PIXELS, most) or tile[0] * tile[1] > max(_HARMLESS_TILE, most):
+        raise corrupt(
+            f"The TIFF's tiles of {tile[0]} x {tile[1]} hold {tiled:,} pixels, its picture only {width} x {height}."
+        )
     orientation = tags.get(ORIENTATION, 1)
     return ImageFacts("tiff", width, height, samples, bits, orientation if 1 <= orientation <= 8 else 1)
 

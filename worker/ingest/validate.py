@@ -24,7 +24,10 @@ FORMATS = frozenset(("jpeg", "png", "webp", "bmp", "tiff", "gif"))
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What a frame may be: bytes as encoded, pixels (width x height) as decoded, and the formats allowed."""
+    """What a frame may be: bytes as encoded, pixels (width x height) as decoded, and the formats allowed.
+
+    A pixel of 16 bits a channel counts as two: it costs its decoder twice the memory and time.
+    """
 
     max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -73,11 +76,13 @@ def inspect(value: bytes | None, limits: ImageLimits) -> ImageFacts:
             Reason.ZERO_DIMENSION,
             f"The {name.upper()} says that it is {facts.width} x {facts.height} pixels; both must be > 0.",
         )
-    if facts.width * facts.height > limits.max_pixels:
+    depth_bytes = -(-facts.bit_depth // 8)
+    if facts.width * facts.height * depth_bytes > limits.max_pixels:
         raise _rejected(
             Reason.TOO_MANY_PIXELS,
-            f"The {name.upper()} is {facts.width} x {facts.height}, {facts.width * facts.height:,} pixels; at most "
-            f"{limits.max_pixels:,} are taken. Send it smaller, or raise max_pixels.",
+            f"The {name.upper()} is {facts.width} x {facts.height}, {facts.width * facts.height:,} pixels of "
+            f"{facts.bit_depth} bits a channel; at most {limits.max_pixels // depth_bytes:,} are taken. Send it smaller, or "
+            "raise max_pixels.",
         )
     return facts
 

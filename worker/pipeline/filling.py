@@ -15,7 +15,7 @@ import numpy as np
 
 from worker.batching import FrameQueue, Taken
 from worker.buffers import Slot, SlotPool
-from worker.decode import decode
+from worker.decode import decode, decode_bytes
 from worker.frames import AnyArray, Frame, ImageFacts, Prepared, Reason, Rejected, Rejection, Row, Stage, UInt8Array
 from worker.ingest.budget import PixelGate
 from worker.ingest.validate import ImageLimits, inspect
@@ -145,7 +145,7 @@ class Filler:
 
         A function of its own, so that the picture's megabytes are free again when the gate believes so.
         """
-        size = facts.width * facts.height * 3
+        size = decode_bytes(facts)
         self._gate.enter(size)
         try:
             image = decode(frame.value or b"", facts, self._contract.decode_target(*facts.upright_size))
