@@ -19,6 +19,7 @@ from kafka.net.selector import NetworkSelector
 
 from worker.errors import ConfigurationError, DependencyError, NotAllowed
 from worker.settings import InferSettings, KafkaSettings, Secret, Settings
+from worker.sockets import read_sockets_in_large_pieces
 
 _TOKEN = "OAUTHBEARER"  # noqa: S105  the mechanism's name
 _FIRST_CONTACT_MS = 10_000
@@ -67,6 +68,7 @@ def kafka_arguments(settings: KafkaSettings) -> dict[str, Any]:
 
     Raises ConfigurationError for a file that can't be read or does not hold what it should.
     """
+    read_sockets_in_large_pieces()
     mechanism = settings.sasl_mechanism
     arguments: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap_servers.split(","),
@@ -106,14 +108,15 @@ def triton_arguments(settings: InferSettings) -> dict[str, Any]:
     }
 
 
-def first_contact(settings: KafkaSettings) -> None:
-    """Connect and log in once. Raises NotAllowed if a broker refuses us, or we it; returns in every other case.
+def first_contact(settings: KafkaSettings) -> Exception | None:
+    """Connect and log in once; the last error if no broker lets us in. Raises NotAllowed if one refuses us, or we it.
 
     The client itself tries again and again in its constructor, and then says only that nobody answered: many a
     directory locks an account for that.
     """
     net = NetworkSelector()
     manager = KafkaConnectionManager(net, **kafka_arguments(settings))
+    error: Exception | None = None
     try:
         for broker in manager.cluster.bootstrap_brokers():
             connection = manager.get_connection(
@@ -121,13 +124,14 @@ def first_contact(settings: KafkaSettings) -> None:
             )
             net.poll(timeout_ms=_FIRST_CONTACT_MS, future=connection.init_future)
             error = connection.init_future.exception
-            if error is None:
-                return
-            if refusal := refused(settings, error):
+            if connection.init_future.is_done and error is None:
+                return None
+            if error is not None and (refusal := refused(settings, error)):
                 raise refusal from error
     finally:
         manager.close()
         net.close()
+    return error
 
 
 def refused(settings: KafkaSettings, error: BaseException) -> NotAllowed | None:
@@ -136,13 +140,18 @@ def refused(settings: KafkaSettings, error: BaseException) -> NotAllowed | None:
     match error:
         case kafka.errors.UnsupportedSaslMechanismError():
             return NotAllowed(
-                f"the broker at {servers} does not offer SASL {settings.sasl_mechanism}: {error}; "
+                f"the broker at {servers} does not offer SASL {settings.sasl_mechanism}: {_told(error)}; "
                 "set kafka.sasl_mechanism to one that its listener has"
+            )
+        case kafka.errors.IllegalSaslStateError():
+            return NotAllowed(
+                f"the broker at {servers} takes no login on this port; name its SASL listener in "
+                "kafka.bootstrap_servers, or leave kafka.sasl_mechanism empty"
             )
         case kafka.errors.SaslAuthenticationFailedError():
             source = "kafka.sasl_token_file" if settings.sasl_mechanism == _TOKEN else "user name and password"
             return NotAllowed(
-                f"the broker at {servers} refuses the login of {who} by SASL {settings.sasl_mechanism}: {error}; "
+                f"the broker at {servers} refuses the login of {who} by SASL {settings.sasl_mechanism}: {_told(error)}; "
                 f"check {source}"
             )
         case kafka.errors.KafkaConnectionError():
@@ -151,16 +160,16 @@ def refused(settings: KafkaSettings, error: BaseException) -> NotAllowed | None:
     return None
 
 
-def unreachable(settings: KafkaSettings, error: BaseException) -> DependencyError:
+def unreachable(settings: KafkaSettings, error: Exception) -> DependencyError:
     """Why no client could be made: a refusal if it is one, else that nobody answers."""
     try:
-        first_contact(settings)
+        seen = first_contact(settings) or error
     except NotAllowed as refusal:
         return refusal
-    hint = "" if settings.tls else ", or kafka.tls if its port speaks TLS"
     return DependencyError(
-        f"no Kafka broker answers at {settings.bootstrap_servers} ({type(error).__name__}); "
-        f"start it or set kafka.bootstrap_servers{hint}"
+        f"no Kafka broker answers at {settings.bootstrap_servers} ({_told(seen)}; "
+        f"{protection_of_kafka(settings)}); start it, or set kafka.bootstrap_servers, kafka.tls and kafka.sasl_mechanism "
+        "as its listener wants them"
     )
 
 
@@ -235,6 +244,11 @@ def _no_password() -> str:
     raise ConfigurationError(
         "a private key with a passphrase is not supported; take the passphrase off the file's copy"
     )
+
+
+def _told(error: BaseException) -> str:
+    """What a client's error says without its number and without its class's name, once or twice, before it."""
+    return re.sub(r"^(\[Error \d+\] |\w+Error: )+", "", str(error)) or type(error).__name__
 
 
 def _tls_failure(text: str, section: str, where: str) -> str | None:

@@ -9,9 +9,9 @@ import msgspec
 from kafka import KafkaConsumer, KafkaProducer
 
 from benchmarks.sides.child import specification
-from worker.ingest.sockets import read_sockets_in_large_pieces
 from worker.malloc import keep_big_buffers
 from worker.settings import Settings
+from worker.sockets import read_sockets_in_large_pieces
 
 RECORD = b"x" * 300
 

@@ -41,16 +41,21 @@ class _Ports:
     direct: int
     behind_proxy: int
     controller: int
+    tls: int
+    sasl: int
 
 
 class KafkaServer:
     """Nodes are numbered from 1, as Kafka's `node.id` is."""
 
-    def __init__(self, provider: Provider, nodes: int, overrides: Mapping[str, str], proxied: bool) -> None:
+    def __init__(
+        self, provider: Provider, nodes: int, overrides: Mapping[str, str], proxied: bool, secured: bool = False
+    ) -> None:
         self.provider_name = provider.name
         self.directory = Path(tempfile.mkdtemp(prefix="headrace-kafka-"))
         numbers = range(1, nodes + 1)
-        self._ports = {number: _Ports(free_port(), free_port(), free_port()) for number in numbers}
+        self._ports = {number: _Ports(*(free_port() for _ in range(5))) for number in numbers}
+        self._secured = secured
         self.proxies = {number: KafkaProxy(self._ports[number].behind_proxy) for number in numbers if proxied}
         cluster_id = _cluster_id()
         self.nodes: dict[int, Node] = {}
@@ -64,13 +69,20 @@ class KafkaServer:
             self.nodes[number] = node
 
     @classmethod
-    def start(cls, nodes: int = 1, overrides: Mapping[str, str] | None = None, proxied: bool = False) -> KafkaServer:
+    def start(
+        cls,
+        nodes: int = 1,
+        overrides: Mapping[str, str] | None = None,
+        proxied: bool = False,
+        secured: bool = False,
+    ) -> KafkaServer:
         """Start a cluster and wait until every node answers.
 
-        `overrides` are lines of server.properties. Raises DependencyError, with the end of a node's log.
+        `overrides` are lines of server.properties. `secured` adds the listeners TLS and SASL, which need the lines of
+        `tests.rig.secured`. Raises DependencyError, with the end of a node's log.
         """
         for attempt in range(1, _ATTEMPTS + 1):
-            server = cls(kafka_provider(), nodes, overrides or {}, proxied)
+            server = cls(kafka_provider(), nodes, overrides or {}, proxied, secured)
             try:
                 with ThreadPoolExecutor(nodes) as pool:
                     list(pool.map(lambda node: node.start(), server.nodes.values()))
@@ -95,6 +107,16 @@ class KafkaServer:
     def bootstrap_servers(self) -> str:
         """`host:port,…` of the nodes' own listeners."""
         return ",".join(f"127.0.0.1:{ports.direct}" for ports in self._ports.values())
+
+    @property
+    def tls_bootstrap_servers(self) -> str:
+        """The listener that wants TLS, and knows a client by its certificate."""
+        return ",".join(f"127.0.0.1:{ports.tls}" for ports in self._ports.values())
+
+    @property
+    def sasl_bootstrap_servers(self) -> str:
+        """The listener that wants TLS and a login."""
+        return ",".join(f"127.0.0.1:{ports.sasl}" for ports in self._ports.values())
 
     @property
     def proxied_bootstrap_servers(self) -> str:
@@ -168,6 +190,9 @@ class KafkaServer:
         if number in self.proxies:
             listeners["PROXIED"] = ports.behind_proxy
             advertised["PROXIED"] = self.proxies[number].port
+        if self._secured:
+            listeners |= {"TLS": ports.tls, "SASL": ports.sasl}
+            advertised |= {"TLS": ports.tls, "SASL": ports.sasl}
         voters = ",".join(f"{voter}@127.0.0.1:{other.controller}" for voter, other in self._ports.items())
         return {
             "process.roles": "broker,controller",
@@ -177,7 +202,7 @@ class KafkaServer:
             "advertised.listeners": _listeners(advertised),
             "inter.broker.listener.name": "DIRECT",
             "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "DIRECT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listener.security.protocol.map": "DIRECT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT,TLS:SSL,SASL:SASL_SSL",
             "log.dirs": log_dirs,
             "auto.create.topics.enable": "false",
             "group.initial.rebalance.delay.ms": "0",

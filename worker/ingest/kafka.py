@@ -21,7 +21,6 @@ from worker.errors import ConfigurationError, DependencyError
 from worker.frames import Frame, SourcePartition
 from worker.ingest.listener import Listener, offsets_of, partition_of, source_of
 from worker.ingest.partitions import Chunk, Rebalance, Skipped, Unreadable, start_offset
-from worker.ingest.sockets import read_sockets_in_large_pieces
 from worker.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,6 @@ class Consumer:
         fetch_bytes: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        read_sockets_in_large_pieces()
         self._clock = clock
         self._epoch = rebalance.epoch
         self._topic = topic

@@ -1,12 +1,13 @@
 """kafka-python reads its sockets 4 KiB at a time, 24 calls for a frame, and copies a fetch twice to parse it.
 
-Here it reads 256 KiB at a time and copies once. It replaces private methods, so it does so only for the versions it was
-tried with, and leaves others alone.
+Here it reads 256 KiB at a time and copies once. Over TLS it also forgets what came just before the broker hung up: why a
+login was refused. It replaces private methods, so it does so only for the versions it was tried with.
 """
 
 from __future__ import annotations
 
 import logging
+import ssl
 from typing import Any
 
 import kafka
@@ -22,9 +23,10 @@ PIECE_BYTES = 256 * 1024
 
 
 def read_sockets_in_large_pieces() -> None:
-    """Idempotent; TLS sockets keep the client's own reading, since a TLS record is at most 16 KiB."""
+    """Idempotent. Before the first client is made."""
     if kafka.__version__ in TRIED_VERSIONS:
         transport.KafkaTCPTransport._sock_recv = _sock_recv
+        transport.KafkaSSLTransport._sock_recv = _tls_recv
         frame.KafkaBytes.read = _read
     else:
         log.debug("kafka-python %s was not tried with large socket reads; it reads 4 KiB at a time", kafka.__version__)
@@ -39,6 +41,28 @@ def _sock_recv(self: Any) -> tuple[bytes, Exception | None]:
     except OSError as cause:
         return b"", kafka.errors.KafkaConnectionError(cause)
     return (data, None) if data else (b"", kafka.errors.KafkaConnectionError("socket disconnected"))
+
+
+def _tls_recv(self: Any) -> tuple[bytes, Exception | None]:
+    # What OpenSSL holds decrypted shows on no socket: all of it is read, one record of at most 16 KiB a call.
+    pieces: list[bytes] = []
+    size = 0
+    error: Exception | None = None
+    while size < PIECE_BYTES or self._sock.pending():
+        try:
+            data = self._sock.recv(PIECE_BYTES)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            break
+        except OSError as cause:
+            error = kafka.errors.KafkaConnectionError(cause)
+            break
+        if not data:
+            error = kafka.errors.KafkaConnectionError("socket disconnected")
+            break
+        pieces.append(data)
+        size += len(data)
+    # The client drops data that comes with an error; the next read meets the error again.
+    return b"".join(pieces), None if pieces else error
 
 
 def _read(self: Any, size: int | None = None) -> bytes:
