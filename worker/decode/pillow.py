@@ -18,6 +18,7 @@ from PIL import Image as Pillow
 from worker.decode.opencv import decode_16_bit
 from worker.decode.refusals import corrupt, truncated, unsupported
 from worker.decode.structure import check_structure
+from worker.decode.tags import pixel_tags_only
 from worker.frames import AnyArray, ImageFacts, Rejected, UInt8Array
 
 # A damaged frame is its sender's affair and gets a dead letter; Pillow would warn of its metadata on stderr as well.
@@ -30,9 +31,6 @@ _OFFSETS_AND_COUNTS = ((273, 279), (324, 325))  # of strips, of tiles
 # Tiles may reach beyond the picture; the header check refuses those that reach further than this.
 _MOST_TILED, _LEAST_TILED_PIXELS = 2, 4 << 20
 _INFLATED_AT_ONCE = 4 << 20
-# libtiff's default strip is 8 KiB: 16,384 of them are 16 megapixels of two bytes and four channels. Pillow takes some
-# 10 us for each, and 9 s for the million that fit into 8 MiB.
-_MAX_STRIPS = 32_768
 
 
 def decode_gif(value: bytes, facts: ImageFacts) -> UInt8Array:
@@ -40,12 +38,14 @@ def decode_gif(value: bytes, facts: ImageFacts) -> UInt8Array:
 
     LZW carries no checksum: damage that still fills the frame goes unseen, as in every reader.
     """
-    return _rgb(_load(check_structure(value, facts), facts))
+    return _rgb(_load(check_structure(value, facts), facts, len(value)))
 
 
 def decode_tiff(value: bytes, facts: ImageFacts) -> UInt8Array:
     """(H, W, 3) uint8 RGB of the first page, upright. Raises Rejected (truncated, corrupt or unsupported_format)."""
-    picture = _load(value, facts)
+    end = len(value)
+    value = pixel_tags_only(value)
+    picture = _load(value, facts, end)
     if facts.bit_depth != 16:
         return _rgb(picture)
     if facts.channels >= 3:  # Pillow keeps only the high byte of 16-bit colour
@@ -60,11 +60,12 @@ def decode_tiff(value: bytes, facts: ImageFacts) -> UInt8Array:
     return np.repeat(grey.astype(np.uint8)[:, :, np.newaxis], 3, axis=2)
 
 
-def _load(value: bytes, facts: ImageFacts) -> Pillow.Image:
+def _load(value: bytes, facts: ImageFacts, end: int) -> Pillow.Image:
+    """The picture in `value`, whose data as it was sent ended before offset `end`."""
     try:
         picture = Pillow.open(io.BytesIO(value), formats=(facts.format.upper(),))
         if facts.format == "tiff":
-            _check_strips(value, picture, facts)
+            _check_strips(value, picture, facts, end)
         picture.load()
     except Rejected:
         raise
@@ -86,11 +87,11 @@ def _rgb(picture: Pillow.Image) -> UInt8Array:
         ) from error
 
 
-def _check_strips(value: bytes, picture: Pillow.Image, facts: ImageFacts) -> None:
-    """Every strip or tile must lie inside the value; a deflated one must be whole by its own checksum.
+def _check_strips(value: bytes, picture: Pillow.Image, facts: ImageFacts, end: int) -> None:
+    """Every strip or tile must lie before `end`; a deflated one must be whole by its own checksum.
 
-    libtiff stops reading a deflate stream once the strip is full, before the checksum. Each strip costs work of its own,
-    and thousands may point to the same megabytes, so their number and their sum have bounds.
+    libtiff stops reading a deflate stream once the strip is full, before the checksum. Thousands of strips may point to
+    the same megabytes, so their sum has a bound.
     """
     tags = _tags(picture)
     is_deflated = tags.get(_COMPRESSION) in _DEFLATE
@@ -98,13 +99,10 @@ def _check_strips(value: bytes, picture: Pillow.Image, facts: ImageFacts) -> Non
         _MOST_TILED * max(_LEAST_TILED_PIXELS, facts.width * facts.height) * facts.channels * -(-facts.bit_depth // 8)
     )
     for offsets_tag, counts_tag in _OFFSETS_AND_COUNTS:
-        offsets, counts = _numbers(tags.get(offsets_tag)), _numbers(tags.get(counts_tag))
-        if max(len(offsets), len(counts)) > _MAX_STRIPS:
-            raise corrupt(f"The TIFF has {len(offsets):,} strips or tiles; at most {_MAX_STRIPS:,} are decoded.")
-        for offset, count in zip(offsets, counts, strict=False):
-            if offset + count > len(value):
+        for offset, count in zip(_numbers(tags.get(offsets_tag)), _numbers(tags.get(counts_tag)), strict=False):
+            if offset + count > end:
                 raise truncated(
-                    f"The TIFF ends after {len(value):,} bytes, before its picture is complete; send the whole file."
+                    f"The TIFF ends after {end:,} bytes, before its picture is complete; send the whole file."
                 )
             left -= max(count, _inflated_bytes(value[offset : offset + count], left) if is_deflated else 0)
             if left < 0:
