@@ -160,6 +160,22 @@ def refused(settings: KafkaSettings, error: BaseException) -> NotAllowed | None:
     return None
 
 
+def denied(error: BaseException | None, operation: str, group_id: str = "") -> NotAllowed | None:
+    """The sentence for a right that is missing, `operation` being what was tried on a topic; None for other errors."""
+    match error:
+        case kafka.errors.TopicAuthorizationFailedError():
+            named = error.args[0] if error.args else None  # the client gives one name or a set of them
+            names = [named] if isinstance(named, str) else sorted(named or ())
+            right = f"{operation} on topic {', '.join(names) or '(the broker does not say which)'}"
+        case kafka.errors.GroupAuthorizationFailedError():
+            right = f"Read on group {group_id}"
+        case kafka.errors.ClusterAuthorizationFailedError():
+            right = "IdempotentWrite on the cluster"
+        case _:
+            return None
+    return NotAllowed(f"not authorised: the broker wants {right} for this client; grant it, see docs/security.md")
+
+
 def unreachable(settings: KafkaSettings, error: Exception) -> DependencyError:
     """Why no client could be made: a refusal if it is one, else that nobody answers."""
     try:

@@ -52,7 +52,7 @@ class Consumer:
         self._topic = topic
         self._group_id = settings.group_id
         self._stopped: dict[SourcePartition, Unreadable] = {}
-        self._request_timeout_ms = settings.request_timeout_ms
+        self._commit_denied: Exception | None = None
         try:
             self.client = KafkaConsumer(
                 **security.kafka_arguments(settings),
@@ -111,6 +111,8 @@ class Consumer:
             end = int(self.client.end_offsets([tp], timeout_ms=BEGIN_TIMEOUT_MS)[tp])
             start, skipped = start_offset(source, committed, first, end)
             self.client.seek(tp, start)
+        except kafka.errors.AuthorizationError as error:
+            raise self._not_allowed(error) from error
         except (*TAKEN_AWAY, kafka.errors.KafkaError) as error:
             log.warning("%s/%d does not start yet: %s", *source, error)
             return None
@@ -122,6 +124,8 @@ class Consumer:
 
         Raises DependencyError for what no retry of this client can mend.
         """
+        if self._commit_denied is not None:
+            raise self._not_allowed(self._commit_denied) from self._commit_denied
         self._pick_up_join()
         try:
             polled = self.client.poll(timeout_ms=int(timeout_s * 1000), max_records=max_frames)
@@ -147,10 +151,8 @@ class Consumer:
                 | kafka.errors.KafkaProtocolError()
             ):
                 return [], self._unreadable(error)
-            case kafka.errors.TopicAuthorizationFailedError() | kafka.errors.GroupAuthorizationFailedError():
-                raise DependencyError(
-                    f"not authorised to read {self._topic} as group {self._group_id}: {error}; grant READ"
-                ) from error
+            case kafka.errors.AuthorizationError():
+                raise self._not_allowed(error) from error
             case kafka.errors.KafkaError():
                 if getattr(error, "retriable", False):
                     log.warning("poll failed, trying again: %s", error)
@@ -158,6 +160,9 @@ class Consumer:
                 raise DependencyError(f"the consumer of {self._topic} can't go on: {error}") from error
             case _:  # a codec's own, or of a header's key that is no UTF-8: the client lets them through as they are
                 return [], self._unreadable(error)
+
+    def _not_allowed(self, error: Exception) -> DependencyError:
+        return security.denied(error, "Read", self._group_id) or DependencyError(str(error))
 
     def _take_held_error(self) -> Exception | None:
         """The error met behind the records of this poll, which the client keeps for the next one.
@@ -250,9 +255,13 @@ class Consumer:
 
     def commit(self, offsets: dict[SourcePartition, int], done: Callable[[Exception | None], None]) -> None:
         """Send a commit; `done` hears its end from a later poll, with the error if it failed."""
-        self.client.commit_async(
-            offsets_of(offsets), callback=lambda _, result: done(result if isinstance(result, Exception) else None)
-        )
+
+        def told(_: Any, result: Any) -> None:
+            if isinstance(result, kafka.errors.AuthorizationError):
+                self._commit_denied = result  # for the next poll: what is raised here only reaches the client's log
+            done(result if isinstance(result, Exception) else None)
+
+        self.client.commit_async(offsets_of(offsets), callback=told)
 
     def commit_now(self, offsets: dict[SourcePartition, int], timeout_s: float) -> None:
         """Commit and wait. Raises DependencyError."""

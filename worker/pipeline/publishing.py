@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from worker.errors import DependencyError, Fenced, HeadraceError, PublishFailed
+from worker.errors import DependencyError, Fenced, HeadraceError, NotAllowed, PublishFailed
 from worker.frames import Answer, Prepared, SourcePartition, Stage
 from worker.ingest.ledger import Ledger, Range
 from worker.observe.health import Health
@@ -236,7 +236,12 @@ class Publishing:
             self._metrics.statistics_records(len(sent.futures))
 
     def _go_back(self, error: BaseException) -> None:
-        """Nothing is sent again singly: all that is unacknowledged is processed again from the committed offsets."""
+        """Nothing is sent again singly: all that is unacknowledged is processed again from the committed offsets.
+
+        Raises NotAllowed where we may not write: then it is processed again once the worker is let in and started anew.
+        """
+        if refusal := self._producer.refusal(error):
+            raise refusal from error
         sources = {part.source for sent in self._pending if sent.written for part in sent.written.parts}
         sources |= {done.source for sent in self._pending for done in sent.ranges}
         log.error(
@@ -262,6 +267,8 @@ class Publishing:
                     step()
                 self._health.met("broker")
                 return
+            except NotAllowed:
+                raise
             except DependencyError as unreachable:
                 self._health.unmet("broker", str(unreachable))
                 self._health.beat("publish")

@@ -79,6 +79,10 @@ class Producer:
         except (kafka.errors.KafkaError, ValueError) as error:
             raise PublishFailed(f"a record for {message.topic} was refused: {error}") from error
 
+    def refusal(self, error: BaseException) -> NotAllowed | None:
+        """Whether a record failed, as its future tells or `send` raised, because we may not write it: no retry mends that."""
+        return security.denied(error, "Write") or security.denied(error.__cause__, "Write")
+
     def renew(self) -> None:
         """Drop the client with all it has not delivered, and start a new one. Raises DependencyError, then call again."""
         # Stopped before the next one starts: what it still held must not be written behind the records sent anew.
@@ -201,7 +205,10 @@ class TransactionalProducer(Producer):
         except (kafka.errors.KafkaError, RuntimeError) as error:
             log.debug("aborting the last transaction: %s", error)
 
-    def _mapped(self, what: str, error: Exception) -> PublishFailed | Fenced:
+    def _mapped(self, what: str, error: Exception) -> PublishFailed | Fenced | NotAllowed:
+        for told in (error, *(future.exception for future in self._futures if future.is_done)):
+            if told is not None and (refusal := self.refusal(told)):
+                return refusal
         if _is_fenced(error) or self._shut_out():
             return Fenced(
                 f"another producer uses the transactional id {self.transactional_id}, and the broker has shut this one out; "
