@@ -47,7 +47,8 @@ def main() -> int:
             console.print(
                 f"{result.fault} {result.name} {result.mode} {result.seed}: {result.sent} sent, {result.lost} lost, "
                 f"{result.repeated_raw}/{result.repeated_allowed} repeated, {result.out_of_order} out of order, "
-                f"recovered in {result.recovery_s} s, {result.seconds:.0f} s: {verdict}"
+                f"recovered in {result.recovery_s} s, {result.seconds:.0f} s: {verdict}",
+                soft_wrap=True,
             )
     lines = read(arguments.out)
     wanted = [(fault.number, *job[1:]) for fault in chosen for job in _jobs(fault, arguments.mode, arguments.seeds)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.faults import workers
+from tests.faults import brokers, frames, inference, workers
 from tests.faults.run import EXACTLY_ONCE, Run
 
 AT_LEAST_ONCE = "at_least_once"
@@ -51,5 +51,35 @@ FAULTS = (
         workers.killed_again_and_again,
         seeds=MANY,
     ),
+    Fault(
+        6,
+        "leader-killed",
+        "broker killed, leader changes (three brokers, acks all)",
+        brokers.leader_killed,
+        three_brokers=True,
+    ),
+    Fault(7, "cut-off-in-commit", "cut off from the broker during a commit", brokers.cut_off_during_a_commit),
     Fault(8, "sigterm-full-queues", "SIGTERM with full queues", workers.ended_with_full_queues),
+    Fault(9, "triton-killed", "Triton killed, restarted", inference.killed_and_restarted, ONE, MANY),
+    Fault(10, "triton-hangs", "Triton hangs (SIGSTOP)", inference.hangs, seeds=MANY),
+    Fault(13, "one-bad-frame", "one bad frame in a batch of 32", frames.one_bad_frame_in_a_batch, ONE),
+    Fault(14, "poison-key", "a poison key forever", frames.a_key_of_poison, ONE),
+    Fault(15, "no-dead-letter-topic", "dead-letter topic unavailable", brokers.dead_letters_have_no_topic, ONE),
+    Fault(16, "stub-killed", "stub of the python backend killed", inference.stub_killed, ONE),
+    Fault(
+        17,
+        "offsets-reset",
+        "offsets set back, set forward, gone; topic made anew",
+        brokers.offsets_are_not_what_they_were,
+        ONE,
+        4,
+    ),
+    Fault(
+        19,
+        "can-not-write",
+        "disk full on the broker; record too large for its topic",
+        brokers.nothing_can_be_written,
+        seeds=4,
+    ),
+    Fault(20, "model-switched", "model switched while running", inference.model_switched, ONE),
 )

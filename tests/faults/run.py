@@ -152,11 +152,18 @@ class Run:
         with Auditor(self.topics, sent, committed_only=self.mode == EXACTLY_ONCE) as auditor:
             yield auditor
 
-    def finish(self, sent: Sequence[SentFrame], dead: Collection[SentFrame] = (), repeats_more: int = 0) -> Audit:
+    def finish(
+        self,
+        sent: Sequence[SentFrame],
+        dead: Collection[SentFrame] | None = (),
+        repeats_more: int = 0,
+        before: Collection[str] = (),
+    ) -> Audit:
         """Wait for all outcomes, end the workers as an operator would, look again, and judge.
 
-        `dead` are the frames that belong on the dead-letter topic, all of them and no others; `repeats_more` are repeats
-        that the fault asked for by itself.
+        `dead` are the frames that belong on the dead-letter topic, all of them and no others, None where either is right;
+        `repeats_more` are repeats that the fault asked for by itself. Predictions of the sources `before` are of a topic
+        that is gone, and left out.
         """
         with self.watching(sent) as auditor:
             auditor.wait_until_done(DONE_S, self.check_alive)
@@ -165,36 +172,24 @@ class Run:
                 if worker.exit_code is None:
                     code = worker.stop()
                     self.expect(code == 0, f"exit code {code} at the end")
-            audit = auditor.look()
-            records = [_written(message, self.topics) for message in auditor.records]
-            letters = {header(m, "dlq-source").decode() for m in auditor.records if m.topic() == self.topics.dlq}
-            messages = auditor.records
-        self._expect_dead(letters, dead)
-        kept = set(map(_place, verdict.fenced([record for record in records if record.source])))
-        behind_fence = compare(
-            self.topics.frames,
-            sent,
-            [
-                Outcome(r.id, r.partition, r.offset, m.key())
-                for r, m in zip(records, messages, strict=True)
-                if _place(r) in kept
-            ],
-            [
-                Outcome(r.id, r.partition, r.offset, m.key())
-                for r, m in zip(records, messages, strict=True)
-                if not r.source
-            ],
-        )
-        self.expect(behind_fence.lost == audit.lost, f"{behind_fence.lost} lost for a reader that fences")
-        statistics = audit_statistics(self.topics, sent, committed_only=self.mode == EXACTLY_ONCE)
-        self.expect(
-            statistics.counted == statistics.sent and not statistics.uncovered_ids,
-            f"statistics count {statistics.counted} of {statistics.sent} frames",
-        )
+            auditor.look()
+        found = [(message, _written(message, self.topics)) for message in auditor.records]
+        found = [(message, record) for message, record in found if record.source not in before]
+        records = [record for _, record in found]
+        predictions = {_place(record): _outcome(message, record) for message, record in found if record.source}
+        letters = [_outcome(message, record) for message, record in found if not record.source]
+        audit = compare(self.topics.frames, sent, list(predictions.values()), letters)
+        fence = verdict.fenced(record for record in records if record.source)
+        fenced = compare(self.topics.frames, sent, [predictions[_place(record)] for record in fence], letters)
+        self.expect(fenced.lost == audit.lost, f"{fenced.lost} lost for a reader that fences")
+        if dead is not None:
+            self._expect_dead({letter.id for letter in letters}, dead)
+        if not before:
+            self._expect_counted_once(sent)
         allowed = verdict.repeats_allowed(records, self.strikes) + repeats_more
         by_id = verdict.repeated_by_id(records)
         repeats = (audit.duplicates_raw, allowed, by_id)
-        self.problems += verdict.problems(self.mode, audit, self.ordered, repeats, behind_fence.out_of_order, lag)
+        self.problems += verdict.problems(self.mode, audit, self.ordered, repeats, fenced.out_of_order, lag)
         recovery = verdict.recovery_s(records, self.strikes)
         self.judged = {
             "sent": audit.sent,
@@ -206,7 +201,7 @@ class Run:
             "repeated_allowed": allowed if self.mode != EXACTLY_ONCE else 0,
             "repeated_by_id": by_id,
             "out_of_order": audit.out_of_order,
-            "out_of_order_fenced": behind_fence.out_of_order,
+            "out_of_order_fenced": fenced.out_of_order,
             "recovery_s": None if recovery is None else round(recovery, 2),
         }
         return audit
@@ -214,10 +209,21 @@ class Run:
     def _expect_dead(self, letters: set[str], dead: Collection[SentFrame]) -> None:
         wanted = {f"{self.topics.frames}/{frame.partition}/{frame.offset}" for frame in dead}
         for ids, what in (
-            (letters - wanted, "dead letters of good frames"),
-            (wanted - letters, "bad frames that are no dead letter"),
+            (letters - wanted, "good frames are dead letters"),
+            (wanted - letters, "bad frames are none"),
         ):
             self.expect(not ids, f"{len(ids)} {what} ({', '.join(sorted(ids)[:5])})")
+
+    def _expect_counted_once(self, sent: Sequence[SentFrame]) -> None:
+        seen = audit_statistics(self.topics, sent, committed_only=self.mode == EXACTLY_ONCE)
+        holds = seen.counted == seen.sent and not seen.uncovered_ids
+        self.expect(
+            holds, f"statistics count {seen.counted} of {seen.sent} frames, {len(seen.uncovered_ids)} are in none"
+        )
+
+
+def _outcome(message: Message, record: Written) -> Outcome:
+    return Outcome(record.id, record.partition, record.offset, message.key())
 
 
 def _place(record: Written) -> tuple[str, int, int]:

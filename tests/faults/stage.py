@@ -7,11 +7,14 @@ process under the same address. Everybody else (senders, audits) goes straight t
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 import signal
 import tempfile
+import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -23,6 +26,7 @@ MODEL = "actor"
 _MODELS = Path(__file__).parent / "models"
 # A transaction past its timeout is ended at the next look, by default up to 10 s later.
 _BROKER = {"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500"}
+_LOAD_S = 60.0
 _STUB = "triton_python_backend_stub"
 
 
@@ -84,11 +88,6 @@ class Inference:
         return self._proxy.address
 
     @property
-    def http_url(self) -> str:
-        """Past the proxy, to give orders."""
-        return self._server.http_url
-
-    @property
     def model(self) -> Path:
         """The folder of the served model."""
         return self.repository / MODEL
@@ -122,6 +121,21 @@ class Inference:
         for stub in stubs:
             stub.kill()
         return len(stubs)
+
+    def serve(self, version: int) -> None:
+        """This version of the model and no other, from now on: it is loaded before the one before goes."""
+        if version != 1:
+            shutil.copytree(self.model / "1", self.model / str(version), dirs_exist_ok=True)
+        policy = json.dumps({"parameters": {"config": json.dumps(self._config(version))}}).encode()
+        order = f"http://{self._server.http_url}/v2/repository/models/{MODEL}/load"
+        with urllib.request.urlopen(urllib.request.Request(order, data=policy), timeout=_LOAD_S):
+            pass
+
+    def _config(self, version: int) -> dict[str, Any]:
+        about = f"http://{self._server.http_url}/v2/models/{MODEL}/config"
+        with urllib.request.urlopen(about, timeout=_LOAD_S) as answer:
+            config: dict[str, Any] = json.load(answer)
+        return config | {"version_policy": {"specific": {"versions": [version]}}}
 
     def _start(self) -> TritonServer:
         return TritonServer.start(self.repository, models=[MODEL])

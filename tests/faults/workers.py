@@ -54,12 +54,12 @@ def killed_before_the_commit(run: Run) -> None:
 def stopped_past_the_poll_interval(run: Run) -> None:
     """A zombie: SIGSTOP until another worker has its partitions and longer, then SIGCONT."""
     interval_s = SESSION_S + 2
-    limits = {"kafka": {"max_poll_interval_ms": int(interval_s * 1000)}}
+    kafka = {"max_poll_interval_ms": int(interval_s * 1000)}
     run.ordered = False  # a zombie that wakes may write once more; readers fence it by its generation
-    hung = run.worker(**limits)
+    hung = run.worker(kafka=kafka)
     with run.feed() as feed:
         run.until_predicting(hung)
-        other = run.worker("other", **limits)
+        other = run.worker("other", kafka=kafka)
         other.wait_ready()
         run.until(lambda: other.metric("partitions_assigned") == 2, "the second worker has its half")
         run.sleep(0.0, 2.0)

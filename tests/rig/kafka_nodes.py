@@ -117,6 +117,11 @@ class JavaNode:
             partial.replace(self._archive)
 
     @property
+    def pid(self) -> int:
+        """Of the broker as it runs now."""
+        return self._running.pid
+
+    @property
     def _log_path(self) -> Path:
         return self._directory / "kafka.log"
 
