@@ -5,16 +5,18 @@ Messages go in through `Sender`, records come out of `Reader`; both map the clie
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import kafka.errors
 from kafka import KafkaConsumer, TopicPartition
+from kafka.structs import OffsetAndMetadata
 
-from worker import security, topics
+from worker import admission, security, topics
 from worker.errors import DependencyError, PublishFailed
 from worker.publish.kafka import Producer
 from worker.publish.messages import Message
@@ -26,6 +28,9 @@ MAX_WAITING_BYTES = 32 * MIB
 # doctor asks for it, --create sets it: a dead letter carries its frame, its headers and why.
 DEAD_LETTER_EXTRA_BYTES = 64 * 1024
 _POLL_RECORDS = 500
+_POLL_S = 0.5
+# A broker that gives nothing for so long, though there is more, will not: it has lost the partition's leader, say.
+_STALLED_S = 60.0
 
 
 def existing(settings: Settings, names: Collection[str]) -> Cluster:
@@ -82,6 +87,8 @@ class Sender:
         try:
             future.get(timeout=self._timeout_s)
         except kafka.errors.KafkaError as error:
+            if refusal := self._producer.refusal(error):
+                raise refusal from error
             raise PublishFailed(
                 f"the broker did not acknowledge a record ({error}); what came after it may be lost"
             ) from error
@@ -98,7 +105,7 @@ class Sender:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record as it was read."""
+    """A record as it was read; `headers` by name, of a repeated one the last, without nulls; `all_headers` as they came."""
 
     topic: str
     partition: int
@@ -107,6 +114,7 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: dict[str, bytes]
+    all_headers: tuple[tuple[str, bytes | None], ...]
 
 
 class Reader:
@@ -157,7 +165,39 @@ class Reader:
                     record.key,
                     record.value,
                     headers,
+                    tuple(record.headers),
                 )
+
+    def ends(self) -> dict[TopicPartition, int]:
+        """Where each partition ends now, open transactions left out. Raises DependencyError."""
+        try:
+            found: dict[TopicPartition, int] = self._client.end_offsets(list(self._client.assignment()))
+        except kafka.errors.KafkaError as error:
+            raise _unreadable(self._settings, error) from error
+        return found
+
+    def until(
+        self, ends: Mapping[TopicPartition, int], starts: Mapping[TopicPartition, int] | None = None
+    ) -> Iterator[list[Record]]:
+        """The records of these partitions below their ends, a poll at a time; `starts`: from there, not from where it is.
+
+        Raises DependencyError, also when the broker stops giving any.
+        """
+        try:
+            if starts is not None:
+                self._client.assign(list(starts))
+                for partition, offset in starts.items():
+                    self._client.seek(partition, offset)
+            heard = time.monotonic()
+            while any(self._client.position(partition) < end for partition, end in ends.items()):
+                records = list(self.poll(_POLL_S))
+                if records:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > _STALLED_S:
+                    raise kafka.errors.KafkaTimeoutError(f"nothing came for {_STALLED_S:g} s")
+                yield [each for each in records if each.offset < ends[TopicPartition(each.topic, each.partition)]]
+        except kafka.errors.KafkaError as error:
+            raise _unreadable(self._settings, error) from error
 
     def __enter__(self) -> Reader:
         return self
@@ -168,8 +208,52 @@ class Reader:
         self._client.close()
 
 
+class Bookmark:
+    """How far a command has come in a topic, kept by the broker under a group's name. Nobody joins that group."""
+
+    def __init__(self, settings: Settings, group: str) -> None:
+        self._settings = settings
+        try:
+            self._client = KafkaConsumer(
+                **security.kafka_arguments(settings.kafka),
+                client_id="headrace-bookmark",
+                group_id=group,
+                enable_auto_commit=False,
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+            )
+        except kafka.errors.KafkaError as error:
+            raise _unreadable(settings, error) from error
+
+    def read(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """The offset kept for each partition that has one. Raises DependencyError."""
+        try:
+            self._client.assign(list(partitions))
+            found = {partition: self._client.committed(partition) for partition in partitions}
+        except kafka.errors.KafkaError as error:
+            raise _unreadable(self._settings, error) from error
+        return {partition: offset for partition, offset in found.items() if offset is not None}
+
+    def keep(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Raises DependencyError when the broker does not keep them."""
+        if not offsets:
+            return
+        try:
+            self._client.commit({partition: OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()})
+        except kafka.errors.KafkaError as error:
+            raise DependencyError(f"the broker did not keep how far this came ({error})") from error
+
+    def __enter__(self) -> Bookmark:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+
 def _unreadable(settings: Settings, error: Exception) -> DependencyError:
-    return DependencyError(
+    return admission.denied(error, "Read") or DependencyError(
         f"topics of {settings.kafka.bootstrap_servers} can't be read ({type(error).__name__}: {error}); "
         f"is the broker up, and may this client read?"
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 from rich.text import Text
 
 from worker.cli.broker import Reader, Record
+from worker.cli.dlq import as_letter
 from worker.cli.options import ConfigFile, Json, Sets, load
 from worker.cli.output import result, say, stdout_console
 from worker.records import Prediction
@@ -42,7 +43,7 @@ def tail(
         say(f"reading {topic} on {settings.kafka.bootstrap_servers}; Ctrl-C ends")
         for record in _first(limit, _endless(reader)):
             if as_json:
-                result(dead_letter_fields(record) if dead_letters else msgspec.Raw(record.value or b"null"))
+                result(as_letter(record).fields() if dead_letters else msgspec.Raw(record.value or b"null"))
             else:
                 line = dead_letter_line(record) if dead_letters else prediction_line(record)
                 console.print(line, soft_wrap=True)
@@ -76,28 +77,12 @@ def prediction_line(record: Record) -> Text:
 
 def dead_letter_line(record: Record) -> Text:
     """`12:00:00.123  cam-7  frames/3/1042  truncated  the file ends ...`."""
-    fields = dead_letter_fields(record)
+    fields = as_letter(record).fields()
     moment = datetime.fromtimestamp(record.timestamp_ms / 1000).astimezone()
     line = _start(moment, fields["stream"], fields["id"] or "")
     line.append(str(fields["reason"]), style="bold red")
     line.append(f"  {fields['detail']}")
     return line
-
-
-def dead_letter_fields(record: Record) -> dict[str, Any]:
-    """What `--json` shows of a dead letter; its frame stays on the topic, only its size is told."""
-    headers = {name: value.decode("utf-8", "replace") for name, value in record.headers.items()}
-    return {
-        "id": headers.get("dlq-source"),
-        "stream": None if record.key is None else record.key.decode("utf-8", "replace"),
-        "frame_id": headers.get("frame-id"),
-        "reason": headers.get("dlq-reason"),
-        "detail": headers.get("dlq-detail"),
-        "stage": headers.get("dlq-stage"),
-        "attempts": headers.get("dlq-attempts"),
-        "bytes": len(record.value or b""),
-        "record": f"{record.topic}/{record.partition}/{record.offset}",
-    }
 
 
 def _start(moment: datetime, stream: str | None, id_: str) -> Text:

@@ -87,6 +87,14 @@ def inspect(value: bytes | None, limits: ImageLimits) -> ImageFacts:
     return facts
 
 
+def format_name(value: bytes) -> str | None:
+    """Name of the format by the first bytes alone, whatever comes behind them; None if it is none that is decoded here."""
+    try:
+        return _reader(value)[0]
+    except Rejected:
+        return None
+
+
 def _reader(value: bytes) -> tuple[str, Callable[[bytes], ImageFacts]]:
     """Name of the format by its signature, and what reads its header."""
     if value[:2] == b"\xff\xd8":
