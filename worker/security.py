@@ -1,35 +1,23 @@
-"""How the worker shows itself to Kafka and Triton, and what a refusal by them means.
+"""How the worker shows itself to Kafka and Triton: TLS, its certificate, its login.
 
-Settings become the arguments of every client here, and nowhere else: TLS, the worker's certificate, SASL. Secrets are
-read from their files only now, on the way to the client. A broker's refusal comes back as a sentence without them.
+Settings become the arguments of every client here, and nowhere else. Secrets are read from their files only now, on the
+way to the client, and no sentence quotes them.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import re
 import ssl
 from pathlib import Path
 from typing import Any
 
-import kafka.errors
-from kafka.net.manager import KafkaConnectionManager
 from kafka.net.sasl.oauth import AbstractTokenProvider
-from kafka.net.selector import NetworkSelector
 
-from worker.errors import ConfigurationError, DependencyError, NotAllowed
+from worker.errors import ConfigurationError
 from worker.settings import InferSettings, KafkaSettings, Secret, Settings
 from worker.sockets import read_sockets_in_large_pieces
 
 _TOKEN = "OAUTHBEARER"  # noqa: S105  the mechanism's name
-_FIRST_CONTACT_MS = 10_000
-# What OpenSSL says, and what to do; the first that fits. Other failures of a handshake may be a broker that goes down.
-_TLS_REMEDIES = (
-    ("mismatch", "{where} must call the server by a name that its certificate carries"),
-    ("CERTIFICATE_VERIFY_FAILED", "{section}.tls_ca_file must hold the authority that signed the server's certificate"),
-    ("WRONG_VERSION_NUMBER", "this port does not speak TLS: name the one that does, or set {section}.tls = false"),
-    ("ALERT", "the server refuses this worker's certificate: see {section}.tls_certificate_file"),
-)
 
 
 def check(settings: Settings) -> None:
@@ -108,87 +96,6 @@ def triton_arguments(settings: InferSettings) -> dict[str, Any]:
     }
 
 
-def first_contact(settings: KafkaSettings) -> Exception | None:
-    """Connect and log in once; the last error if no broker lets us in. Raises NotAllowed if one refuses us, or we it.
-
-    The client itself tries again and again in its constructor, and then says only that nobody answered: many a
-    directory locks an account for that.
-    """
-    net = NetworkSelector()
-    manager = KafkaConnectionManager(net, **kafka_arguments(settings))
-    error: Exception | None = None
-    try:
-        for broker in manager.cluster.bootstrap_brokers():
-            connection = manager.get_connection(
-                broker.node_id, timeout_ms=_FIRST_CONTACT_MS, pop_on_close=False, refresh_metadata_on_err=False
-            )
-            net.poll(timeout_ms=_FIRST_CONTACT_MS, future=connection.init_future)
-            error = connection.init_future.exception
-            if connection.init_future.is_done and error is None:
-                return None
-            if error is not None and (refusal := refused(settings, error)):
-                raise refusal from error
-    finally:
-        manager.close()
-        net.close()
-    return error
-
-
-def refused(settings: KafkaSettings, error: BaseException) -> NotAllowed | None:
-    """The sentence for a client's error that no retry mends: login, TLS, or a right that is missing; else None."""
-    servers, who = settings.bootstrap_servers, settings.sasl_username or "this worker"
-    match error:
-        case kafka.errors.UnsupportedSaslMechanismError():
-            return NotAllowed(
-                f"the broker at {servers} does not offer SASL {settings.sasl_mechanism}: {_told(error)}; "
-                "set kafka.sasl_mechanism to one that its listener has"
-            )
-        case kafka.errors.IllegalSaslStateError():
-            return NotAllowed(
-                f"the broker at {servers} takes no login on this port; name its SASL listener in "
-                "kafka.bootstrap_servers, or leave kafka.sasl_mechanism empty"
-            )
-        case kafka.errors.SaslAuthenticationFailedError():
-            source = "kafka.sasl_token_file" if settings.sasl_mechanism == _TOKEN else "user name and password"
-            return NotAllowed(
-                f"the broker at {servers} refuses the login of {who} by SASL {settings.sasl_mechanism}: {_told(error)}; "
-                f"check {source}"
-            )
-        case kafka.errors.KafkaConnectionError():
-            sentence = _tls_failure(str(error), "kafka", "kafka.bootstrap_servers")
-            return NotAllowed(f"TLS with the broker at {servers} fails: {sentence}") if sentence else None
-    return None
-
-
-def denied(error: BaseException | None, operation: str, group_id: str = "") -> NotAllowed | None:
-    """The sentence for a right that is missing, `operation` being what was tried on a topic; None for other errors."""
-    match error:
-        case kafka.errors.TopicAuthorizationFailedError():
-            named = error.args[0] if error.args else None  # the client gives one name or a set of them
-            names = [named] if isinstance(named, str) else sorted(named or ())
-            right = f"{operation} on topic {', '.join(names) or '(the broker does not say which)'}"
-        case kafka.errors.GroupAuthorizationFailedError():
-            right = f"Read on group {group_id}"
-        case kafka.errors.ClusterAuthorizationFailedError():
-            right = "IdempotentWrite on the cluster"
-        case _:
-            return None
-    return NotAllowed(f"not authorised: the broker wants {right} for this client; grant it, see docs/security.md")
-
-
-def unreachable(settings: KafkaSettings, error: Exception) -> DependencyError:
-    """Why no client could be made: a refusal if it is one, else that nobody answers."""
-    try:
-        seen = first_contact(settings) or error
-    except NotAllowed as refusal:
-        return refusal
-    return DependencyError(
-        f"no Kafka broker answers at {settings.bootstrap_servers} ({_told(seen)}; "
-        f"{protection_of_kafka(settings)}); start it, or set kafka.bootstrap_servers, kafka.tls and kafka.sasl_mechanism "
-        "as its listener wants them"
-    )
-
-
 def protection_of_kafka(settings: KafkaSettings) -> str:
     """`encrypted, logged in as worker by SCRAM-SHA-512`, for people."""
     mechanism = settings.sasl_mechanism
@@ -208,11 +115,13 @@ def protection_of_triton(settings: InferSettings) -> str:
 
 def is_exposed(settings: KafkaSettings | InferSettings, addresses: str) -> bool:
     """Whether plain text leaves this machine: no TLS, and one of `host:port,…` is not loopback."""
-    return not settings.tls and not all(_is_loopback(address.strip()) for address in addresses.split(","))
+    hosts = [address.strip().rpartition(":")[0] for address in addresses.split(",")]
+    return not settings.tls and not all(map(is_loopback, hosts))
 
 
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition("://")[2].rpartition(":")[0].strip("[]")
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it; a name other than localhost counts as a foreign one."""
+    host = host.strip("[]")
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -260,19 +169,6 @@ def _no_password() -> str:
     raise ConfigurationError(
         "a private key with a passphrase is not supported; take the passphrase off the file's copy"
     )
-
-
-def _told(error: BaseException) -> str:
-    """What a client's error says without its number and without its class's name, once or twice, before it."""
-    return re.sub(r"^(\[Error \d+\] |\w+Error: )+", "", str(error)) or type(error).__name__
-
-
-def _tls_failure(text: str, section: str, where: str) -> str | None:
-    for sign, remedy in _TLS_REMEDIES:
-        if "SSL" in text and sign in text:
-            reason = re.sub(r"^.*?\[SSL: \w+\] |\s*\(_ssl\.c:\d+\).*$", "", text)
-            return f"{reason}; {remedy.format(section=section, where=where)}"
-    return None
 
 
 def _secret(setting: str, path: Path) -> Secret:

@@ -11,7 +11,7 @@ import kafka.errors
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 
-from worker import security
+from worker import admission, security
 from worker.errors import DependencyError, NotAllowed
 from worker.settings import KafkaSettings
 
@@ -101,7 +101,7 @@ def missing_sentence(cluster: Cluster, names: Collection[str], bootstrap_servers
 
 
 def _admin(settings: KafkaSettings, timeout_ms: int) -> KafkaAdminClient:
-    security.first_contact(settings)
+    admission.first_contact(settings)
     try:
         return KafkaAdminClient(
             **security.kafka_arguments(settings),
@@ -110,7 +110,7 @@ def _admin(settings: KafkaSettings, timeout_ms: int) -> KafkaAdminClient:
             bootstrap_timeout_ms=timeout_ms,
         )
     except kafka.errors.KafkaError as error:
-        raise security.unreachable(settings, error) from error
+        raise admission.unreachable(settings, error) from error
 
 
 def _limits(admin: Any, names: list[str]) -> dict[str, int]:

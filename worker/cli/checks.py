@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 import psutil
 
-from worker import topics
+from worker import security, topics
 from worker.cli.broker import DEAD_LETTER_EXTRA_BYTES
-from worker.errors import DependencyError, HeadraceError
+from worker.errors import HeadraceError
 from worker.settings import MIB, Settings
 from worker.topics import Cluster
 
@@ -104,10 +104,12 @@ def broker(settings: Settings) -> Iterator[Finding]:
     servers = settings.kafka.bootstrap_servers
     try:
         cluster = topics.describe(settings.kafka, every)
-    except DependencyError as error:
-        yield Finding("broker", Verdict.FAIL, str(error))
+    except HeadraceError as error:
+        yield Finding("broker", Verdict.FAIL, str(error), exit_code=error.exit_code)
         return
     yield Finding("broker", Verdict.OK, f"{servers} answers, cluster {cluster.cluster_id or 'without a name'}")
+    protection, exposed = security.protection_of_kafka(settings.kafka), security.is_exposed(settings.kafka, servers)
+    yield _protection("broker access", protection, exposed, "kafka.tls")
     for name in every:
         if name in cluster.topics:
             facts = cluster.topics[name]
@@ -137,6 +139,9 @@ def model(settings: Settings) -> Iterator[Finding]:
             f"{identity.name} {identity.version} ({identity.runtime}, {identity.precision}) ready in {where}, {size}"
         )
         yield Finding("model", Verdict.OK, detail)
+        if settings.infer.backend == "triton":
+            exposed = security.is_exposed(settings.infer, settings.infer.url)
+            yield _protection("triton access", security.protection_of_triton(settings.infer), exposed, "infer.tls")
         made_with = served.engine.preprocess_digest
         if made_with not in (None, contract.digest):
             detail = f"the model was built with {made_with}, preprocess.toml is {contract.digest}"
@@ -145,6 +150,12 @@ def model(settings: Settings) -> Iterator[Finding]:
             yield Finding("contract", Verdict.OK, contract.digest)
     finally:
         served.engine.close()
+
+
+def _protection(name: str, protection: str, exposed: bool, setting: str) -> Finding:
+    if exposed:
+        return Finding(name, Verdict.WARN, f"{protection}: others on the network can read it", f"set {setting}")
+    return Finding(name, Verdict.OK, protection)
 
 
 def _limits(settings: Settings, cluster: Cluster) -> Iterator[Finding]:

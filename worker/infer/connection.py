@@ -6,7 +6,7 @@ the engine decides by them; from the questions asked at start they come as Depen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tritonclient.grpc as triton
@@ -38,15 +38,26 @@ _KEEPALIVE = [
 
 
 class Connection:
-    """`model`, version `version` ("" for the server's choice), at `url`; `expected` is what is sent to it."""
+    """`model`, version `version` ("" for the server's choice), at `url`; `expected` is what is sent to it.
 
-    def __init__(self, url: str, model: str, version: str, expected: TensorSpec, output_names: Sequence[str]) -> None:
+    `access` are tritonclient's arguments for TLS; empty: plain text.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        version: str,
+        expected: TensorSpec,
+        output_names: Sequence[str],
+        access: Mapping[str, Any],
+    ) -> None:
         self.url = url
         self.model = model
         self.endpoint = f"{model} at {url}"
         self.same_host = is_same_host(url)
         self.client = triton.InferenceServerClient(
-            url, channel_args=_CHANNEL if self.same_host else _CHANNEL + _KEEPALIVE
+            url, channel_args=_CHANNEL if self.same_host else _CHANNEL + _KEEPALIVE, **access
         )
         self._version = version
         self._expected = expected

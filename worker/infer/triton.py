@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -45,9 +46,9 @@ class TritonEngine:
     """One model of a Triton at `url` (host:port of its gRPC). See `Engine`.
 
     `input_spec` is what the model's preprocessing contract makes; `version` "" leaves the choice to the server. With
-    shared_memory "on" a server that can't read our memory is an error, with "auto" a logged sentence. Raises
-    DependencyError if server or model are not ready, ModelError if the model is not what `input_spec` and
-    `output_names` say.
+    shared_memory "on" a server that can't read our memory is an error, with "auto" a logged sentence; `access` is as in
+    `Connection`. Raises DependencyError if server or model are not ready, ModelError if the model is not what `input_spec`
+    and `output_names` say.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class TritonEngine:
         output_names: Sequence[str],
         served_by: str = "primary",
         shared_memory: Literal["auto", "on", "off"] = "auto",
+        access: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._served_by = served_by
         self._wish = shared_memory
-        self._connection = Connection(url, model_name, version, input_spec, output_names)
+        self._connection = Connection(url, model_name, version, input_spec, output_names, access)
         try:
             self._connection.check_ready()
             self._facts = self._connection.facts()

@@ -16,7 +16,7 @@ import kafka.errors
 from kafka import KafkaConsumer, TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
-from worker import security
+from worker import admission, security
 from worker.errors import ConfigurationError, DependencyError
 from worker.frames import Frame, SourcePartition
 from worker.ingest.listener import Listener, offsets_of, partition_of, source_of
@@ -78,7 +78,7 @@ class Consumer:
         except kafka.errors.KafkaConfigurationError as error:
             raise ConfigurationError(f"the Kafka client refuses its settings: {error}") from error
         except kafka.errors.KafkaError as error:
-            raise security.unreachable(settings, error) from error
+            raise admission.unreachable(settings, error) from error
         # Asked before the group is joined: a leader that does not know the topic's partitions yet assigns none.
         self.client.partitions_for_topic(topic)
         self.client.subscribe(
@@ -162,7 +162,7 @@ class Consumer:
                 return [], self._unreadable(error)
 
     def _not_allowed(self, error: Exception) -> DependencyError:
-        return security.denied(error, "Read", self._group_id) or DependencyError(str(error))
+        return admission.denied(error, "Read", self._group_id) or DependencyError(str(error))
 
     def _take_held_error(self) -> Exception | None:
         """The error met behind the records of this poll, which the client keeps for the next one.

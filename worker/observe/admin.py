@@ -6,6 +6,7 @@ with a JSON body that names the reasons.
 
 from __future__ import annotations
 
+import logging
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +18,10 @@ from prometheus_client.exposition import choose_encoder
 from worker.errors import ConfigurationError
 from worker.observe.health import Health, Verdict
 from worker.observe.metrics import Metrics
+from worker.security import is_loopback
 from worker.settings import AdminSettings
+
+log = logging.getLogger(__name__)
 
 # A client that opens a connection and says nothing keeps a thread no longer than this.
 _CLIENT_TIMEOUT_S = 10
@@ -39,6 +43,11 @@ class AdminServer:
                 f"the admin server can't listen on {settings.host}:{settings.port}: {error.strerror or error}. "
                 f"Set admin.port to a free port, or to 0 for any"
             ) from error
+        if not is_loopback(settings.host):
+            log.warning(
+                "the admin port is open on %s: whoever reaches it reads metrics and health without a login (admin.host)",
+                settings.host or "every address",
+            )
         self._server.daemon_threads = True
         self.host = settings.host
         self.port = int(self._server.server_address[1])

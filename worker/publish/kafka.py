@@ -19,7 +19,7 @@ import msgspec
 from kafka import KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
-from worker import security
+from worker import admission, security
 from worker.errors import Fenced, NotAllowed, PublishFailed
 from worker.frames import SourcePartition
 from worker.publish.messages import Message
@@ -68,7 +68,7 @@ class Producer:
         try:
             return KafkaProducer(**security.kafka_arguments(self._kafka_settings), **self._configuration)
         except kafka.errors.KafkaError as error:
-            raise security.unreachable(self._kafka_settings, error) from error
+            raise admission.unreachable(self._kafka_settings, error) from error
 
     def send(self, message: Message) -> Any:
         """The future of one record. Raises PublishFailed when the client refuses it at once."""
@@ -81,7 +81,7 @@ class Producer:
 
     def refusal(self, error: BaseException) -> NotAllowed | None:
         """Whether a record failed, as its future tells or `send` raised, because we may not write it: no retry mends that."""
-        return security.denied(error, "Write") or security.denied(error.__cause__, "Write")
+        return admission.denied(error, "Write") or admission.denied(error.__cause__, "Write")
 
     def renew(self) -> None:
         """Drop the client with all it has not delivered, and start a new one. Raises DependencyError, then call again."""
@@ -138,7 +138,7 @@ class TransactionalProducer(Producer):
                 raise NotAllowed(
                     f"not authorised to use the transactional id {self.transactional_id}; grant Write on it"
                 ) from error
-            raise security.unreachable(self._kafka_settings, error) from error
+            raise admission.unreachable(self._kafka_settings, error) from error
         self._open = False
         return client
 
