@@ -75,11 +75,16 @@ class TritonServer:
 
     @classmethod
     def start(
-        cls, repository: Path, models: Sequence[str] = (), data: Path | None = None, say: Say = say_nothing
+        cls,
+        repository: Path,
+        models: Sequence[str] = (),
+        data: Path | None = None,
+        say: Say = say_nothing,
+        arguments: Sequence[str] = (),
     ) -> TritonServer:
         """Start on free loopback ports and return when every model is ready.
 
-        `models` names the ones to load, none for all. `say` gets a sentence before anything that takes long. Raises
+        `models` names the ones to load, none for all; `arguments` are more of the server's own. `say` gets a sentence before anything that takes long. Raises
         DependencyError: not supported here, can't be installed, or ended before it was ready (with its log's end).
         """
         if reason := unsupported_reason():
@@ -88,7 +93,7 @@ class TritonServer:
         python = ensure_environment("triton", LOCK, data, say)
         say("starting Triton")
         for attempt in range(1, _STARTS + 1):
-            server = cls._launch(python, repository, models, data)
+            server = cls._launch(python, repository, models, data, arguments)
             try:
                 server._wait_ready(time.monotonic() + _READY_S)
             except DependencyError:
@@ -104,7 +109,9 @@ class TritonServer:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     @classmethod
-    def _launch(cls, python: Path, repository: Path, models: Sequence[str], data: Path) -> TritonServer:
+    def _launch(
+        cls, python: Path, repository: Path, models: Sequence[str], data: Path, arguments: Sequence[str]
+    ) -> TritonServer:
         site = python.parents[1] / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
         backends = _backend_folder(python.parents[1], site)
         _tidy(data / "logs")
@@ -121,6 +128,7 @@ class TritonServer:
             f"--metrics-port={metrics_port}",
             "--allow-gpu-metrics=false",
             f"--exit-timeout-secs={_EXIT_TIMEOUT_S}",
+            *arguments,
         ]
         if models:
             argv += ["--model-control-mode=explicit", *(f"--load-model={name}" for name in models)]
