@@ -124,6 +124,22 @@ def test_both_engines_of_the_antialiased_filter_are_within_a_grey_level_of_each_
         assert np.abs(fast.astype(int) - pillow).max() <= 1, (width, height)
 
 
+@pytest.mark.skipif(find_spec("cykooz_resizer") is None, reason="fast_image_resize has no wheel for this machine")
+def test_a_picture_that_goes_through_in_bands_looks_as_if_it_went_through_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for width, height in SIZES:
+        pixels = noise(width, height)
+        whole, banded = np.empty((61, 97, 3), np.uint8), np.empty((61, 97, 3), np.uint8)
+        monkeypatch.setattr("worker.preprocess.antialias.BAND_BYTES", 1 << 30)
+        FastTriangle()(pixels, whole)
+        monkeypatch.setattr("worker.preprocess.antialias.BAND_BYTES", 16 * 1024)
+        FastTriangle()(pixels, banded)
+        difference = np.abs(banded.astype(int) - whole)
+        assert difference.max() <= 1, (width, height)
+        assert difference.mean() <= 0.01, (width, height)
+
+
 def test_without_fast_image_resize_pillow_does_the_antialiased_filter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.preprocess.antialias.fir", None)
     assert isinstance(triangle(), PillowTriangle)
