@@ -84,22 +84,27 @@ def produce_frames(
         producer.poll(0)
         count += 1
     producer.flush(_ANSWER_S)
-    for number, (partition, key) in sorted(unplaced.items(), reverse=True):  # the last first: its successor has a place
-        offset = _offset_of_retried(sent, number, partition)
-        if offset is not None:
-            sent[number] = SentFrame(partition, offset, key)
+    _place_retried(bootstrap_servers, topic, sent, unplaced)
     if refused or len(sent) < count:
         raise DependencyError(f"{count - len(sent)} of {count} frames were not acknowledged: {refused[:3]}")
     return [sent[number] for number in range(count)]
 
 
-def _offset_of_retried(sent: Mapping[int, SentFrame], number: int, partition: int) -> int | None:
-    """Where a frame lies that is the neighbour of one with a known place: an idempotent producer leaves no gaps."""
-    after = min((n for n, frame in sent.items() if n > number and frame.partition == partition), default=None)
-    if after is not None:
-        return sent[after].offset - 1
-    before = max((n for n, frame in sent.items() if n < number and frame.partition == partition), default=None)
-    return None if before is None else sent[before].offset + 1
+def _place_retried(
+    bootstrap_servers: str, topic: str, sent: dict[int, SentFrame], unplaced: Mapping[int, tuple[int, bytes | None]]
+) -> None:
+    """Find the places of frames whose batch was sent twice: the broker then tells librdkafka offset -1 for the batch's first.
+
+    The others of that batch get 0, 1 and so on, so no place in that partition is to be trusted. But an idempotent producer
+    writes in order and without gaps, so the partition's end tells them all, as long as nobody else writes to it.
+    """
+    for partition in {partition for partition, _ in unplaced.values()}:
+        keys = {number: frame.key for number, frame in sent.items() if frame.partition == partition}
+        keys |= {number: key for number, (where, key) in unplaced.items() if where == partition}
+        with closing(Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "never-joined"})) as consumer:
+            _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ANSWER_S)
+        for offset, number in enumerate(sorted(keys), start=end - len(keys)):
+            sent[number] = SentFrame(partition, offset, keys[number])
 
 
 class TopicReader:
