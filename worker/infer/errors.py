@@ -49,7 +49,7 @@ def start_error(error: Any, url: str, model: str) -> DependencyError:
     elif status == "UNIMPLEMENTED":
         remedy = f"What listens at {url} is no Triton; infer.url must name Triton's gRPC port (8001 unless changed)"
     else:
-        remedy = f"Triton at {url} can't be reached; start it, or set infer.url to its gRPC address"
+        remedy = f"Triton at {url} can't be reached; start it, or set infer.url to its gRPC address and infer.tls as it wants"
     return DependencyError(f"{remedy}: {_text(error)} [{status}]")
 
 

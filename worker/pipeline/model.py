@@ -11,6 +11,7 @@ from worker.frames import TensorSpec
 from worker.heads import ClassifyHead, EmbedHead, Head, load_labels
 from worker.infer import Engine, TritonEngine
 from worker.preprocess.contract import Contract
+from worker.security import triton_arguments
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ def _engine(settings: Settings, directory: Path, contract: Contract) -> Engine:
         input_spec=spec,
         output_names=output_names,
         shared_memory=settings.infer.shared_memory,
+        access=triton_arguments(settings.infer),
     )
 
 
