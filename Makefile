@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.headrace-installed
 DEMO_STAMP := $(VENV)/.headrace-demo-installed
 
-.PHONY: setup demo test test-unit lint bench lock clean models
+.PHONY: setup demo test test-unit faults lint bench lock clean models
 
 # What the demo needs, and what everything needs: two stamps, so that the demo stays quick on a fresh machine.
 $(DEMO_STAMP): requirements-demo.lock pyproject.toml
@@ -33,6 +33,10 @@ test: $(STAMP)
 
 test-unit: $(STAMP)
 	$(BIN)/python -m pytest tests/unit
+
+# Every fault with all its seeds, hours on two cores; goes on where it was cut, and writes the table of docs/reliability.md.
+faults: $(STAMP)
+	$(BIN)/python -m tests.faults --report
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from rich.console import Console
 from tests.faults.catalogue import BOTH, FAULTS, Fault
 from tests.faults.runner import append, read, run_all
 from tests.faults.stage import Stage
+from tests.faults.table import write
 from worker.embedded.environment import data_dir
 
 
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--mode", choices=BOTH, help="only this one; else every mode that is asked of a fault")
     parser.add_argument("--seeds", type=int, help="runs of each fault and mode; else as many as its table says")
     parser.add_argument("--out", type=Path, default=data_dir() / "faults.jsonl", help="the file of lines")
+    parser.add_argument("--report", action="store_true", help="write docs/reliability.md's table from the whole file")
     arguments = parser.parse_args()
     chosen = [
         fault for fault in FAULTS if not arguments.faults or {str(fault.number), fault.name} & set(arguments.faults)
@@ -51,6 +53,8 @@ def main() -> int:
                 soft_wrap=True,
             )
     lines = read(arguments.out)
+    if arguments.report:
+        write(lines.values(), f"python -m tests.faults {' '.join(sys.argv[1:])}")
     wanted = [(fault.number, *job[1:]) for fault in chosen for job in _jobs(fault, arguments.mode, arguments.seeds)]
     return 4 if any(lines[key]["problems"] for key in wanted) else 0
 

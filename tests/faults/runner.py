@@ -56,14 +56,12 @@ def run_once(stage: Stage, fault: Fault, mode: str, seed: int, logs: Path) -> Re
             folder.mkdir(parents=True, exist_ok=True)
             for number, worker in enumerate(run.workers):
                 (folder / f"worker-{number}.log").write_text(worker.log, encoding="utf-8")
-        nothing = dict.fromkeys(("sent", "predicted", "fallback", "dead_lettered", "lost", "repeated_raw"), 0)
-        nothing |= dict.fromkeys(("repeated_allowed", "repeated_by_id", "out_of_order", "out_of_order_fenced"), 0)
         return Result(
             fault=fault.number,
             name=fault.name,
             mode=mode,
             seed=seed,
-            **({"recovery_s": None} | nothing | dict(run.judged)),
+            **run.judged,
             peak_mib=round(max((worker.peak_rss_mib for worker in run.workers), default=0.0), 1),
             seconds=round(time.monotonic() - started, 1),
             problems=tuple(run.problems),

@@ -6,6 +6,7 @@ file that docs/reliability.md's table is made of.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -49,19 +50,19 @@ class Result:
     name: str
     mode: str
     seed: int
-    sent: int
-    predicted: int
-    fallback: int
-    dead_lettered: int
-    lost: int
-    repeated_raw: int
-    repeated_allowed: int
-    repeated_by_id: int
-    out_of_order: int
-    out_of_order_fenced: int
-    recovery_s: float | None
-    peak_mib: float
-    seconds: float
+    sent: int = 0
+    predicted: int = 0
+    fallback: int = 0
+    dead_lettered: int = 0
+    lost: int = 0
+    repeated_raw: int = 0
+    repeated_allowed: int = 0
+    repeated_by_id: int = 0
+    out_of_order: int = 0
+    out_of_order_fenced: int = 0
+    recovery_s: float | None = None
+    peak_mib: float = 0.0
+    seconds: float = 0.0
     problems: tuple[str, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
     commit: str = ""
@@ -111,7 +112,8 @@ def recovery_s(records: Iterable[Written], strikes: Sequence[Strike]) -> float |
     for record in firsts.values():
         by_partition.setdefault(record.source_partition, []).append(record.at_s)
     waits = []
-    for strike, following in zip(strikes, [*(s.at_s for s in strikes[1:]), float("inf")], strict=True):
+    for number, strike in enumerate(strikes):
+        following = strikes[number + 1].at_s if number + 1 < len(strikes) else math.inf
         for times in by_partition.values():
             place = bisect_left(times, strike.over_s)
             if place < len(times) and times[place] < following:
