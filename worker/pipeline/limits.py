@@ -14,6 +14,7 @@ from worker.errors import TooManyRefusals
 from worker.frames import Reason, Rejection
 from worker.settings import LimitSettings
 
+_DETAIL_CHARS = 300  # a server may tell its whole stack
 COUNTED = frozenset({Reason.INFERENCE_REJECTED, Reason.INFERENCE_FAILED})
 
 
@@ -48,9 +49,10 @@ class InferenceLimits:
                 raise TooManyRefusals(self._sentence(model, verdict))
 
     def _sentence(self, model: str, last: Rejection) -> str:
+        detail = " ".join(last.detail.split())[:_DETAIL_CHARS]
         return (
             f"model {model} gave no answer to {self._refused} of the last {len(self._window)} frames it was asked, "
-            f"{self._run} in a row, the last with: {last.reason}: {last.detail}. So many are not the frames' fault: "
+            f"{self._run} in a row, the last with: {last.reason}: {detail}. So many are not the frames' fault: "
             f"this batch is neither committed nor dead-lettered, and comes again. Check the model and its contract, start "
             f"anew, and send back what was dead-lettered before: headrace dlq replay --reason {last.reason} "
             f"(the limits are [limits] in the settings)"
