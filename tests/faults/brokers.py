@@ -10,7 +10,7 @@ from kafka import KafkaAdminClient
 from kafka import TopicPartition as Place
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from tests.faults.run import Run, Unmet
+from tests.faults.run import Run
 from tests.faults.workers import BACKLOG
 from tests.rig.audit import TopicReader, header
 from tests.rig.kafka_nodes import JavaNode
@@ -96,8 +96,9 @@ def offsets_are_not_what_they_were(run: Run) -> None:
 
 
 def nothing_can_be_written(run: Run) -> None:
-    """By seed: no byte more fits on the broker's disk, or no prediction is small enough for its topic."""
-    act = _disk_full if run.seed % 2 else _predictions_too_large
+    """By seed: no byte more fits on the broker's disk (of a broker in a container it can't be had without being root), or
+    every prediction is too large for its topic."""
+    act = _disk_full if run.seed % 2 and isinstance(run.kafka.nodes[1], JavaNode) else _predictions_too_large
     run.notes["refused"] = act.__name__.strip("_")
     act(run)
 
@@ -179,8 +180,7 @@ def _made_anew(run: Run) -> None:
 def _disk_full(run: Run) -> None:
     """The broker's own limit on the size of a file stands for the disk's end: it meets the same error, and goes down by it."""
     node = run.kafka.nodes[1]
-    if not isinstance(node, JavaNode):
-        raise Unmet("a broker in a container can't be given a full disk without being root")
+    assert isinstance(node, JavaNode)
     with run.feed() as feed:
         worker = run.worker()
         run.until_predicting(worker, 100)
