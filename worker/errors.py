@@ -60,6 +60,18 @@ class InferenceUnavailable(DependencyError):
     """The endpoint did not answer, was too busy, or missed the deadline: the same batch may succeed later."""
 
 
+class InferenceTimedOut(InferenceUnavailable):
+    """The endpoint did not answer within the deadline; it may still be at it."""
+
+
+class EndpointDown(InferenceUnavailable):
+    """Nothing answers there, or the model's process is gone: no batch can succeed until that changes."""
+
+
+class NoEndpoint(InferenceUnavailable):
+    """No endpoint takes batches now, so this one was not sent."""
+
+
 class InferenceRejected(HeadraceError):
     """The endpoint answered, and refused this batch: the same batch will be refused again."""
 

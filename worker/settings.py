@@ -131,14 +131,34 @@ class InferSettings(Section, frozen=True):
     """Where inference happens."""
 
     backend: Literal["triton", "local"] = "triton"
-    url: str = "localhost:8001"  # Triton's gRPC address
+    url: str = "localhost:8001"  # Triton's gRPC addresses, separated by commas; each batch goes to one of them
     shared_memory: Literal["auto", "on", "off"] = "auto"
-    deadline_ms: Annotated[int, Meta(ge=1)] = 10_000  # of one try; a batch is tried until the endpoint answers
+    deadline_ms: Annotated[int, Meta(ge=1)] = 10_000  # of one try, the time it waits for an endpoint with room included
+    # Of all tries of a batch together: two, and the pause between them. A try that would not fit is not begun: the fallback
+    # answers instead, or without one the batch waits until an endpoint is well, and begins anew.
+    batch_deadline_ms: Annotated[int, Meta(ge=1)] = 21_000
     local_threads: Annotated[int, Meta(ge=0)] = 0  # threads of the local engine; 0: half of the cores
     tls: bool = False  # to Triton; its certificate must name the host in the url
     tls_ca_file: str = ""  # PEM; empty: the authorities that come with gRPC
     tls_certificate_file: str = ""  # PEM, this worker's own with its chain, for a Triton that asks for one
     tls_key_file: str = ""
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Triton's addresses, each once; or `local`."""
+        urls = tuple(dict.fromkeys(part for url in self.url.split(",") if (part := url.strip())))
+        return urls if self.backend == "triton" else ("local",)
+
+
+class FallbackSettings(Section, frozen=True):
+    """The simpler model that answers, marked `served_by: fallback`, while the primary can't. Its task is the primary's."""
+
+    directory: str = ""  # the folder with its preprocess.toml and labels.txt; empty: no fallback, batches wait
+    backend: Literal["local", "triton"] = "local"  # in this process it depends on nobody
+    # For triton:
+    name: str = "efficientnet_lite0"
+    version: str = ""  # empty: the one the server chooses
+    url: str = "localhost:8001"  # as infer.url; best another machine than the primary's
 
 
 class PublishSettings(Section, frozen=True):
@@ -202,8 +222,26 @@ class Settings(Section, frozen=True):
     batching: BatchingSettings = BatchingSettings()
     model: ModelSettings = ModelSettings()
     infer: InferSettings = InferSettings()
+    fallback: FallbackSettings = FallbackSettings()
     publish: PublishSettings = PublishSettings()
     delivery: DeliverySettings = DeliverySettings()
     limits: LimitSettings = LimitSettings()
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def fallback_as_primary(self) -> Settings | None:
+        """The settings by which the fallback would be the primary: it is opened and checked as that. None without one."""
+        fallback = self.fallback
+        if not fallback.directory:
+            return None
+        replace = msgspec.structs.replace
+        model = replace(self.model, name=fallback.name, version=fallback.version, directory=fallback.directory)
+        infer = replace(self.infer, backend=fallback.backend, url=fallback.url, shared_memory="off")
+        return replace(self, model=model, infer=infer, fallback=FallbackSettings())
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Every inference endpoint by its name in metrics; those of the fallback begin with `fallback/`."""
+        other = self.fallback_as_primary
+        return self.infer.endpoints + tuple(f"fallback/{name}" for name in (other.infer.endpoints if other else ()))

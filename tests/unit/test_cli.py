@@ -16,9 +16,9 @@ import pytest
 
 from worker.cli import app, main
 from worker.cli.options import flags
-from worker.cli.run import endpoints, require_crc32c
+from worker.cli.run import require_crc32c
 from worker.errors import ConfigurationError, DependencyError, FramesLost
-from worker.settings import InferSettings
+from worker.settings import FallbackSettings, InferSettings, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -146,8 +146,9 @@ def test_run_refuses_to_start_without_crc32c_and_says_how_to_get_it(monkeypatch:
 
 
 def test_metrics_know_the_endpoint_before_the_first_request() -> None:
-    assert endpoints(InferSettings(url="gpu:8001")) == ("gpu:8001",)
-    assert endpoints(InferSettings(backend="local")) == ("local",)
+    assert Settings(infer=InferSettings(url="gpu:8001, other:8001")).endpoints == ("gpu:8001", "other:8001")
+    fallback = FallbackSettings(directory="lite0")
+    assert Settings(infer=InferSettings(backend="local"), fallback=fallback).endpoints == ("local", "fallback/local")
 
 
 _WAITING = """

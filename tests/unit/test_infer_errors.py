@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from worker.errors import HeadraceError, InferenceRejected, InferenceUnavailable
+from worker.errors import EndpointDown, HeadraceError, InferenceRejected, InferenceTimedOut, InferenceUnavailable
 from worker.infer.errors import inference_error, is_lost_connection, is_missing_region, start_error
 
 
@@ -16,13 +16,13 @@ SEEN: list[tuple[str, str, type[HeadraceError]]] = [
     ("INVALID_ARGUMENT", "unexpected shape for input 'image' for model 'probe'", InferenceRejected),
     ("INVALID_ARGUMENT", "inference request batch-size must be <= 16 for 'probe'", InferenceRejected),
     ("INTERNAL", "Failed to process the request(s) for model 'probe_0_0', message: ValueError: no", InferenceRejected),
-    ("INTERNAL", "Stub process 'probe_0_0' is not healthy.", InferenceUnavailable),
+    ("INTERNAL", "Stub process 'probe_0_0' is not healthy.", EndpointDown),
     ("INTERNAL", "Received RST_STREAM with error code 2", InferenceUnavailable),
     ("INTERNAL", "CUDA out of memory", InferenceUnavailable),
     ("NOT_FOUND", "Request for unknown model: 'probe' is not found", InferenceUnavailable),
     ("UNAVAILABLE", "Exceeds maximum queue size", InferenceUnavailable),
-    ("UNAVAILABLE", "failed to connect to all addresses", InferenceUnavailable),
-    ("DEADLINE_EXCEEDED", "Deadline Exceeded", InferenceUnavailable),
+    ("UNAVAILABLE", "failed to connect to all addresses", EndpointDown),
+    ("DEADLINE_EXCEEDED", "Deadline Exceeded", InferenceTimedOut),
     ("CANCELLED", "Locally cancelled by application!", InferenceUnavailable),
     ("A_STATUS_OF_THE_FUTURE", "?", InferenceUnavailable),
 ]
@@ -35,7 +35,7 @@ def test_a_status_of_the_server_becomes_an_error_that_says_whether_to_try_again(
     original = of(status, message)
     error = inference_error(original, "probe at here:1")
     assert type(error) is kind
-    assert error.can_retry == (kind is InferenceUnavailable)
+    assert error.can_retry == issubclass(kind, InferenceUnavailable)
     assert message in str(error)
     assert "probe at here:1" in str(error)
     assert error.__cause__ is original

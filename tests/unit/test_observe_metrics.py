@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from worker.frames import ModelIdentity, Reason, SourcePartition, Stage
+from worker.infer.breaker import State
+from worker.observe.buckets import STAGE_BUCKETS_S
 from worker.observe.histogram import HistogramCollector
-from worker.observe.metrics import STAGE_BUCKETS_S, BreakerState, Metrics, Rebalance, RequestOutcome
+from worker.observe.metrics import Metrics, Rebalance, RequestOutcome
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -104,7 +106,7 @@ def test_quarantine_shows_how_many_wait_and_how_many_ever_did() -> None:
 
 def test_the_breaker_shows_its_state_for_each_endpoint() -> None:
     metrics = Metrics(["a", "b"])
-    metrics.breaker("a", BreakerState.OPEN)
+    metrics.breaker("a", State.OPEN)
     assert metrics.value("breaker_state", {"endpoint": "a"}) == 2
     assert metrics.value("breaker_state", {"endpoint": "b"}) == 0
 

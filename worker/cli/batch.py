@@ -10,7 +10,6 @@ import typer
 
 from worker.cli.options import ConfigFile, Json, Sets, load
 from worker.cli.output import progress, result, say
-from worker.cli.run import endpoints
 from worker.cli.signals import stop_on_signals
 from worker.ingest.files import find, frames, total
 from worker.observe import logs
@@ -44,7 +43,7 @@ def batch(
             settings,
             frames(items, sink.done),
             sink,
-            Metrics(endpoints(settings.infer)),
+            Metrics(settings.endpoints),
             lambda count: bar.advance(task, count),
             stop,
         )

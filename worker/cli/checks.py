@@ -122,15 +122,29 @@ def broker(settings: Settings) -> Iterator[Finding]:
 
 
 def model(settings: Settings) -> Iterator[Finding]:
-    """What `run` does at its start: contract, labels, server or local engine, and that they fit each other."""
+    """What `run` does at its start, for each endpoint of the primary and the fallback apart."""
+    models = [("model", settings)]
+    if (fallback := settings.fallback_as_primary) is not None:
+        models.append(("fallback", fallback))
+    for name, tree in models:
+        for url in tree.infer.endpoints:
+            infer = msgspec.structs.replace(tree.infer, url=url)
+            yield from _model(name, msgspec.structs.replace(tree, infer=infer))
+
+
+def _model(name: str, settings: Settings) -> Iterator[Finding]:
+    """Contract, labels, server or local engine, and that they fit each other."""
     from worker.pipeline.model import open_model  # its libraries take a second; other checks shall show first
 
     where = f"Triton at {settings.infer.url}" if settings.infer.backend == "triton" else "the local engine"
     try:
         served = open_model(settings)
     except HeadraceError as error:
-        remedy = "start Triton with this model, or set infer.url, model.name and model.directory"
-        yield Finding("model", Verdict.FAIL, str(error), remedy, exit_code=error.exit_code)
+        where = (
+            "fallback.url, .name and .directory" if name == "fallback" else "infer.url, model.name and model.directory"
+        )
+        remedy = f"start Triton with this model, or set {where}"
+        yield Finding(name, Verdict.FAIL, str(error), remedy, exit_code=error.exit_code)
         return
     try:
         identity, contract = served.engine.identity, served.contract
@@ -138,7 +152,7 @@ def model(settings: Settings) -> Iterator[Finding]:
         detail = (
             f"{identity.name} {identity.version} ({identity.runtime}, {identity.precision}) ready in {where}, {size}"
         )
-        yield Finding("model", Verdict.OK, detail)
+        yield Finding(name, Verdict.OK, detail)
         if settings.infer.backend == "triton":
             exposed = security.is_exposed(settings.infer, settings.infer.url)
             yield _protection("triton access", security.protection_of_triton(settings.infer), exposed, "infer.tls")

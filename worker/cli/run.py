@@ -13,7 +13,6 @@ from worker.observe import logs
 from worker.observe.admin import AdminServer
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
-from worker.settings import InferSettings
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ def run(file: ConfigFile = None, sets: Sets = None) -> None:
     require_crc32c()
     stop = threading.Event()
     stop_on_signals(stop)
-    metrics, health = Metrics(endpoints(settings.infer)), Health()
+    metrics, health = Metrics(settings.endpoints), Health()
     with AdminServer(settings.admin, metrics, health) as admin:
         log.info("metrics and health on http://%s:%d", admin.host, admin.port)
         from worker import pipeline  # its libraries take a second to load; `--help` and a wrong flag shall not wait
@@ -44,8 +43,3 @@ def require_crc32c() -> None:
             "the package crc32c is missing: the Kafka client would compute checksums in Python at 35 times the CPU. "
             "Install it: pip install crc32c"
         )
-
-
-def endpoints(settings: InferSettings) -> tuple[str, ...]:
-    """Inference endpoints whose metrics are exported from the start."""
-    return (settings.url,) if settings.backend == "triton" else ("local",)

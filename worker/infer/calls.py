@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from worker.buffers import Slot
-from worker.errors import HeadraceError, InferenceUnavailable
+from worker.errors import HeadraceError, InferenceTimedOut
 from worker.frames import Answer
 from worker.infer.engine import Done
 
@@ -54,7 +54,7 @@ class Call:
         if done is not None:
             self.slot.quarantine()
             waited = time.monotonic() - self.submitted_at
-            _tell(done, InferenceUnavailable(f"{self.endpoint} did not answer within {waited:.2f} s, the deadline."))
+            _tell(done, InferenceTimedOut(f"{self.endpoint} did not answer within {waited:.2f} s, the deadline."))
 
     def _claim(self) -> Done | None:
         with self._lock:

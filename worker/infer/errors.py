@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from worker.errors import DependencyError, HeadraceError, InferenceRejected, InferenceUnavailable
+from worker.errors import (
+    DependencyError,
+    EndpointDown,
+    HeadraceError,
+    InferenceRejected,
+    InferenceTimedOut,
+    InferenceUnavailable,
+)
 
 _UNAVAILABLE = (InferenceUnavailable, "is unavailable")
 _TABLE: dict[str, tuple[type[HeadraceError], str]] = {
@@ -16,15 +23,17 @@ _TABLE: dict[str, tuple[type[HeadraceError], str]] = {
     "INTERNAL": (InferenceRejected, "failed on the batch"),  # an exception in the model
     "NOT_FOUND": (InferenceUnavailable, "does not serve the model"),  # also while it loads, and while the server ends
     "UNAVAILABLE": _UNAVAILABLE,  # no connection, queue full, or too long in the queue
-    "DEADLINE_EXCEEDED": (InferenceUnavailable, "did not answer within the deadline"),
+    "DEADLINE_EXCEEDED": (InferenceTimedOut, "did not answer within the deadline"),
     "CANCELLED": (InferenceUnavailable, "was not waited for, because the engine closed"),
     "RESOURCE_EXHAUSTED": (InferenceUnavailable, "is overloaded"),
     "UNIMPLEMENTED": (InferenceUnavailable, "is no Triton"),
     "UNAUTHENTICATED": (InferenceUnavailable, "does not know us"),
     "PERMISSION_DENIED": (InferenceUnavailable, "does not let us"),
 }
-# INTERNAL without the batch's fault: the model's process is gone, the stream broke, memory is short.
-_NOT_THE_BATCH = ("stub process", "not healthy", "rst_stream", "stream removed", "out of memory", "failed to allocate")
+# INTERNAL without the batch's fault: the stream broke, memory is short.
+_NOT_THE_BATCH = ("rst_stream", "stream removed", "out of memory", "failed to allocate")
+# INTERNAL for good: the model's process is gone, though the server goes on saying that the model is ready.
+_DEAD_MODEL = ("stub process", "not healthy")
 # UNAVAILABLE because the connection went, so whatever answers next may be another server.
 _CONNECTION = ("socket closed", "connect", "broken pipe", "goaway", "recvmsg", "transport", "ping")
 
@@ -36,6 +45,8 @@ def inference_error(error: Any, endpoint: str) -> HeadraceError:
     kind, what = _TABLE.get(status, _UNAVAILABLE)
     if status == "INTERNAL" and any(sign in text.lower() for sign in _NOT_THE_BATCH):
         kind, what = _UNAVAILABLE
+    if is_lost_connection(error) or (status == "INTERNAL" and any(sign in text.lower() for sign in _DEAD_MODEL)):
+        kind, what = EndpointDown, "is down"
     made = kind(f"{endpoint} {what}: {text} [{status}]")
     made.__cause__ = error
     return made

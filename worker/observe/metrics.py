@@ -9,62 +9,18 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from importlib import metadata
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from worker.frames import ModelIdentity, Reason, SourcePartition, Stage
+from worker.observe.buckets import BATCH_BUCKETS, END_TO_END_BUCKETS_S, STAGE_BUCKETS_S
 from worker.observe.histogram import Float64Array, HistogramCollector
 
 NAMESPACE = "headrace"
 SERVED_BY = ("primary", "fallback")
-
-# From a tenth of a millisecond (header validation) to the default deadline of a batch; thirds of a decade in between
-# keep the error of an interpolated quantile under a factor of 2.5.
-STAGE_BUCKETS_S = (
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-)
-# Fine around the usual objectives (a 20 ms linger plus a batch's service time), then coarse up to the age a backlog
-# reaches after an hour's outage.
-END_TO_END_BUCKETS_S = (
-    0.005,
-    0.01,
-    0.02,
-    0.03,
-    0.05,
-    0.075,
-    0.1,
-    0.15,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    300.0,
-    3600.0,
-)
-# Powers of two, because the batch sizes people configure are.
-BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 # The library adds a `_created` series to every counter: twice the series, and nothing reads them.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -86,14 +42,6 @@ class Rebalance(StrEnum):
     ASSIGNED = "assigned"
     REVOKED = "revoked"
     LOST = "lost"
-
-
-class BreakerState(IntEnum):
-    """Value of `breaker_state`: the higher, the less gets through."""
-
-    CLOSED = 0
-    HALF_OPEN = 1
-    OPEN = 2
 
 
 class Metrics:
@@ -236,8 +184,8 @@ class Metrics:
         """A batch was sent to the engine again."""
         self._retries.inc()
 
-    def breaker(self, endpoint: str, state: BreakerState) -> None:
-        """The endpoint's breaker changed its state."""
+    def breaker(self, endpoint: str, state: int) -> None:
+        """The endpoint's breaker moved: 0 closed, 1 half open, 2 open."""
         self._breaker.labels(endpoint).set(state)
 
     def slots_quarantined(self, now: int, added: int = 0) -> None:

@@ -16,7 +16,8 @@ from worker.ingest.validate import ImageLimits
 from worker.malloc import keep_big_buffers
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
-from worker.pipeline.filling import Filler
+from worker.pipeline.fallback import Fallback
+from worker.pipeline.filling import Filler, Placing
 from worker.pipeline.inferring import Inferring
 from worker.pipeline.journal import open_journal
 from worker.pipeline.model import ServedModels
@@ -24,11 +25,6 @@ from worker.settings import Settings
 
 # Decoding more images at once than this starves what comes before and after it in the same process.
 MAX_DECODE_THREADS = 8
-
-
-def endpoint(settings: Settings) -> str:
-    """The engine's name in metrics."""
-    return settings.infer.url if settings.infer.backend == "triton" else "local"
 
 
 class Failure:
@@ -84,22 +80,29 @@ class Core:
             raise
         metrics.model(model.engine.identity)
         ingest = settings.ingest
+        gate = PixelGate(Shares.of(ingest.max_in_flight_bytes).pixel_bytes)
+        # The repair thread decodes too, where there is a fallback: it has the last place in the journal.
+        self._journal = open_journal(settings.decode.crash_folder, journal_of, self.threads + 1) if journal_of else None
+        self._fallback = None
+        if models.fallback is not None:
+            place = Placing(models.fallback.contract, gate)
+            rows = batching.max_batch_size
+            self._fallback = Fallback(models.fallback.engine, place, rows, self._journal, self.threads)
         self._inferring = Inferring(
             model.engine,
+            self._fallback,
             settings.infer.deadline_ms / 1000,
-            endpoint(settings),
+            settings.infer.batch_deadline_ms / 1000,
             metrics,
             health,
             answered,
             failure.report,
         )
-        self._journal = open_journal(settings.decode.crash_folder, journal_of, self.threads) if journal_of else None
         self._filler = Filler(
             self.queue,
             self._pool,
-            model.contract,
+            Placing(model.contract, gate),
             ImageLimits(ingest.max_frame_bytes, ingest.max_pixels, frozenset(ingest.formats)),
-            PixelGate(Shares.of(ingest.max_in_flight_bytes).pixel_bytes),
             self._journal,
             metrics,
             lambda prepared, slot: self._inferring.submit(prepared, slot) if slot else answered(prepared, None),
@@ -126,5 +129,7 @@ class Core:
         self._inferring.close()
         self._models.close()
         self._pool.close()
+        if self._fallback is not None:
+            self._fallback.close()
         if self._journal is not None:
             self._journal.close()

@@ -53,12 +53,13 @@ def run_files(
     Set `stop` to end early: what was read gets its outcome, the rest is left for the next run. Raises HeadraceError.
     """
     started = time.monotonic()
-    models = open_models(settings)
+    health = Health()
+    models = open_models(settings, metrics, health)
     failure = Failure()
     answers: queue.SimpleQueue[tuple[Prepared, Answer | None]] = queue.SimpleQueue()
     with ExitStack() as stack:
         try:
-            core = Core(settings, models, metrics, Health(), failure, lambda *answered: answers.put(answered))
+            core = Core(settings, models, metrics, health, failure, lambda *answered: answers.put(answered))
         except BaseException:
             models.close()
             raise

@@ -37,6 +37,29 @@ CRASHED = Rejection(
 )
 
 
+class Placing:
+    """Frames to one model's input, by its contract; what the decoders hold meanwhile passes the gate. For any thread."""
+
+    def __init__(self, contract: Contract, gate: PixelGate) -> None:
+        self.contract = contract
+        self._transform = CpuTransform(contract)
+        self._gate = gate
+
+    def __call__(self, frame: Frame, facts: ImageFacts, out: AnyArray) -> tuple[UInt8Array, str, float]:
+        """Write the frame's model input into `out`: its grid, its decoder, and when it was decoded. Raises Rejected.
+
+        A function of its own, so that the picture's megabytes are free again when the gate believes so.
+        """
+        size = decode_bytes(facts)
+        self._gate.enter(size)
+        try:
+            image = decode(frame.value or b"", facts, self.contract.decode_target(*facts.upright_size))
+            decoded = time.perf_counter()
+            return self._transform(image.pixels, out), image.decoder, decoded
+        finally:
+            self._gate.leave(size)
+
+
 class Filler:
     """The decode pool. `deliver(prepared, slot)` gets each batch; the slot is None if no frame of it has a row.
 
@@ -47,9 +70,8 @@ class Filler:
         self,
         queue: FrameQueue,
         pool: SlotPool,
-        contract: Contract,
+        place: Placing,
         limits: ImageLimits,
-        gate: PixelGate,
         journal: CrashJournal | None,
         metrics: Metrics,
         deliver: Callable[[Prepared, Slot | None], None],
@@ -57,10 +79,8 @@ class Filler:
     ) -> None:
         self._queue = queue
         self._pool = pool
-        self._contract = contract
-        self._transform = CpuTransform(contract)
+        self._place = place
         self._limits = limits
-        self._gate = gate
         self._journal = journal
         self._suspects = journal.suspects if journal else frozenset()
         self._metrics = metrics
@@ -121,7 +141,7 @@ class Filler:
                 validated = time.perf_counter()
                 row = len(rows)
                 grid, decoder, decoded = self._place(frame, facts, slot.array[row])
-                features(grid, values[row], self._contract.colour)
+                features(grid, values[row], self._place.contract.colour)
             except Rejected as verdict:
                 rejections[index] = verdict.rejection
                 continue
@@ -139,17 +159,3 @@ class Filler:
         return Prepared(
             taken.number, taken.frames, tuple(rows), rejections, values[: len(rows)], taken.at, time.monotonic()
         )
-
-    def _place(self, frame: Frame, facts: ImageFacts, out: AnyArray) -> tuple[UInt8Array, str, float]:
-        """Write the frame's model input into `out`: its grid, its decoder, and when it was decoded.
-
-        A function of its own, so that the picture's megabytes are free again when the gate believes so.
-        """
-        size = decode_bytes(facts)
-        self._gate.enter(size)
-        try:
-            image = decode(frame.value or b"", facts, self._contract.decode_target(*facts.upright_size))
-            decoded = time.perf_counter()
-            return self._transform(image.pixels, out), image.decoder, decoded
-        finally:
-            self._gate.leave(size)

@@ -1,227 +1,235 @@
 """From a filled slot to an answer, whatever it takes.
 
-The usual batch goes to the engine and comes back. One that does not is taken to the repair thread: while the endpoint is
-down its batch is tried again, without end, because a frame is never skipped for a server's sake; a batch the model
-refuses is divided until the guilty frame stands alone, and only an endpoint that has just proved itself well convicts it.
+The usual batch goes to the engine and comes back. What becomes of one that does not is decided on the repair thread: it is
+tried again inside its deadline and the retry budget; then the fallback answers it, if there is one; else it waits until an
+endpoint is well, because a frame is never skipped for a server's sake. A refused batch is divided until the guilty frame
+stands alone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import heapq
+import itertools
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
-
-from worker.buffers import Slot, SlotPool
-from worker.errors import HeadraceError, InferenceRejected, InferenceUnavailable
-from worker.frames import Answer, AnyArray, Prepared, Reason, Rejection, Stage
-from worker.infer.engine import Engine
+from worker.buffers import Slot
+from worker.errors import HeadraceError, InferenceRejected, InferenceUnavailable, NoEndpoint
+from worker.frames import Answer, Prepared, Stage
+from worker.infer.fleet import Fleet
+from worker.infer.retries import RetryBudget, Step, after_failure, backoff_s
 from worker.observe.health import Health
-from worker.observe.metrics import Metrics, RequestOutcome
+from worker.observe.metrics import Metrics
+from worker.pipeline.dividing import Divider
+from worker.pipeline.fallback import Fallback
 
 log = logging.getLogger(__name__)
 
-FIRST_BACKOFF_S = 0.1
-LAST_BACKOFF_S = 2.0  # an endpoint that is back waits no longer than this for its first batch
-# A frame alone is refused this often, with a well endpoint in between, before it is a dead letter.
-ATTEMPTS = 2
+WAIT_S = 0.1  # between looks whether an endpoint is well; looking costs nothing
+
+Deliver = Callable[[Prepared, Answer | None], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Repair:
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """A batch without an answer yet. `deadline` bounds all its tries at the primary together, monotonic seconds."""
+
     prepared: Prepared
     slot: Slot
-    error: HeadraceError
     submitted_at: float
+    deadline: float
+    tries: int = 0
 
 
 class Inferring:
-    """`deliver(prepared, answer)` hears of each batch exactly once, unless the worker ends first."""
+    """`deliver(prepared, answer)` hears of each batch exactly once, unless the worker ends first.
+
+    A try may take `try_s`, all tries of a batch at the primary `batch_s`.
+    """
 
     def __init__(
         self,
-        engine: Engine,
-        deadline_s: float,
-        endpoint: str,
+        engine: Fleet,
+        fallback: Fallback | None,
+        try_s: float,
+        batch_s: float,
         metrics: Metrics,
         health: Health,
-        deliver: Callable[[Prepared, Answer], None],
+        deliver: Deliver,
         failed: Callable[[BaseException], None],
     ) -> None:
         self._engine = engine
-        self._deadline_s = deadline_s
-        self._endpoint = endpoint
+        self._fallback = fallback
+        self._try_s = try_s
+        self._batch_s = batch_s
         self._metrics = metrics
         self._health = health
         self._deliver = deliver
         self._failed = failed
+        self._budget = RetryBudget()
+        self._budget_lock = threading.Lock()
+        self._is_waiting = False  # somebody waits for a model, and readiness says so
         self._ending = threading.Event()
-        self._repairs: queue.SimpleQueue[_Repair | None] = queue.SimpleQueue()
+        self._divider = Divider(try_s, self._ending)
+        # A thread of its own: other batches must not wait while the guilty frame of one is looked for.
+        self._dividing = ThreadPoolExecutor(1, thread_name_prefix="headrace-divide")
+        self._todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()  # ties run in order, and actions are never compared
         self._thread = threading.Thread(target=self._run, name="headrace-repair", daemon=True)
         self._thread.start()
 
     def submit(self, prepared: Prepared, slot: Slot) -> None:
         """Hand a batch to the engine; its slot is let go when the batch has its answer."""
-        started = time.monotonic()
+        now = time.monotonic()
         self._metrics.batch(len(prepared.rows))
-
-        def done(result: Answer | HeadraceError) -> None:
-            self._count(result)
-            if isinstance(result, Answer):
-                slot.let_go()
-                self._metrics.stage(Stage.INFER, [time.monotonic() - started])
-                self._deliver(prepared, result)
-            else:
-                self._repairs.put(_Repair(prepared, slot, result, started))
-
-        self._engine.submit(slot, len(prepared.rows), started + self._deadline_s, done)
-
-    def _count(self, result: Answer | HeadraceError) -> None:
-        match result:
-            case Answer():
-                outcome = RequestOutcome.OK
-            case InferenceRejected():
-                outcome = RequestOutcome.REJECTED
-            case InferenceUnavailable():
-                outcome = RequestOutcome.UNAVAILABLE
-            case _:
-                outcome = RequestOutcome.FAILED
-        self._metrics.infer_request(self._endpoint, outcome)
+        with self._budget_lock:
+            self._budget.earn()
+        self._try(_Batch(prepared, slot, now, now + self._batch_s))
 
     def close(self) -> None:
-        """End the repair thread; batches still without an answer stay uncommitted."""
+        """End the threads; batches still without an answer stay uncommitted."""
         self._ending.set()
-        self._repairs.put(None)
+        self._todo.put(lambda: None)
         self._thread.join(timeout=5)
+        self._dividing.shutdown(wait=False, cancel_futures=True)
+
+    def _try(self, batch: _Batch) -> None:
+        self._submit(batch, self._engine, batch.prepared, batch.slot, self._try_s, partial(self._repair, batch))
+
+    def _submit(
+        self,
+        batch: _Batch,
+        engine: Fleet,
+        prepared: Prepared,
+        slot: Slot,
+        within_s: float,
+        otherwise: Callable[[HeadraceError], None],
+    ) -> None:
+        """One try: an answer is delivered, a refusal divided, anything else is for `otherwise`, on the repair thread."""
+
+        def done(result: Answer | HeadraceError) -> None:
+            if isinstance(result, Answer):
+                if slot is not batch.slot:
+                    slot.let_go()
+                self._answered(batch, prepared, result)
+            elif isinstance(result, InferenceRejected):
+                with contextlib.suppress(RuntimeError):  # the worker leaves
+                    self._dividing.submit(divide, result)
+            else:
+                self._todo.put(partial(otherwise, result))
+
+        def divide(refusal: InferenceRejected) -> None:
+            log.warning("batch %d was refused, looking for the frame at fault: %s", prepared.number, refusal)
+            served_by = "primary" if engine is self._engine else "fallback"
+            try:
+                done(self._divider.divide(engine, slot, len(prepared.rows), served_by, batch.submitted_at))
+            except BaseException as error:
+                self._fail(error)
+
+        engine.submit(slot, len(prepared.rows), time.monotonic() + within_s, done)
+
+    def _answered(self, batch: _Batch, prepared: Prepared, answer: Answer | None) -> None:
+        batch.slot.let_go()
+        self._metrics.stage(Stage.INFER, [time.monotonic() - batch.submitted_at])
+        if self._is_waiting:
+            self._is_waiting = False
+            self._health.met("model")
+            log.info("inference goes on")
+        self._deliver(prepared, answer)
+
+    # What follows runs on the repair thread.
 
     def _run(self) -> None:
         try:
-            while (repair := self._repairs.get()) is not None and not self._ending.is_set():
-                answer = self._repair(repair)
-                if answer is None:
-                    return
-                repair.slot.let_go()
-                self._metrics.stage(Stage.INFER, [time.monotonic() - repair.submitted_at])
-                self._deliver(repair.prepared, answer)
+            while not self._ending.is_set():
+                wait_s = max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
+                try:
+                    act = self._todo.get(timeout=wait_s)
+                except queue.Empty:
+                    act = heapq.heappop(self._later)[2]
+                act()
         except BaseException as error:
-            log.exception("the repair thread failed")
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._ending.is_set():
+            log.error("repairing a batch failed", exc_info=error)
             self._failed(error)
 
-    def _repair(self, repair: _Repair) -> Answer | None:
-        """The batch's answer; None when the worker ends first."""
-        rows = list(range(len(repair.prepared.rows)))
-        result: Answer | HeadraceError | None = repair.error
-        if not isinstance(result, InferenceRejected):
-            # The pixels are still in the slot: a request past its deadline only reads them.
-            result = self._insist(repair.slot, len(rows), result)
-        if isinstance(result, InferenceRejected):
-            log.warning("batch %d was refused, looking for the frame at fault: %s", repair.prepared.number, result)
-            return self._divide(repair.slot, rows, result, repair.submitted_at)
-        return result
+    def _at(self, when: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self._later, (when, next(self._numbers), act))
 
-    def _insist(self, slot: Slot, rows: int, first: Answer | HeadraceError | None) -> Answer | InferenceRejected | None:
-        """Try until the endpoint answers, yes or no. None when the worker ends first."""
-        backoff_s = FIRST_BACKOFF_S
-        result = first
-        while not self._ending.is_set():
-            if isinstance(result, Answer | InferenceRejected):
-                self._health.met("model")
-                return result
-            if result is not None:
-                self._health.unmet("model", str(result))
+    def _repair(self, batch: _Batch, error: HeadraceError) -> None:
+        if not isinstance(error, NoEndpoint):
+            batch.tries += 1
+        now = time.monotonic()
+        pause_s = backoff_s(max(1, batch.tries))
+        with self._budget_lock:
+            step = after_failure(
+                self._budget,
+                now,
+                primary_is_up=self._engine.available and not isinstance(error, NoEndpoint),
+                in_time=now + pause_s + self._try_s <= batch.deadline,
+                has_fallback=self._fallback is not None,
+            )
+        match step:
+            case Step.RETRY:
+                log.warning("batch %d is tried again: %s", batch.prepared.number, error)
                 self._metrics.retried()
-                log.warning("inference is unavailable, trying again in %.1f s: %s", backoff_s, result)
-                self._ending.wait(backoff_s)
-                backoff_s = min(backoff_s * 2, LAST_BACKOFF_S)
-            result = self._ask(slot, rows)
-        return None
+                self._at(now + pause_s, partial(self._try, batch))
+            case Step.FALL_BACK:
+                self._fall_back(batch, error)
+            case Step.WAIT:
+                self._wait(batch, error)
 
-    def _ask(self, slot: Slot, rows: int) -> Answer | HeadraceError | None:
-        answered = threading.Event()
-        results: list[Answer | HeadraceError] = []
+    def _fall_back(self, batch: _Batch, error: HeadraceError) -> None:
+        assert self._fallback is not None
+        filled = self._fallback.fill(batch.prepared)
+        if filled is None:
+            self._wait(batch, error)
+            return
+        prepared, slot = filled
+        if not prepared.rows:
+            slot.let_go()
+            self._answered(batch, prepared, None)
+            return
 
-        def done(result: Answer | HeadraceError) -> None:
-            self._count(result)
-            results.append(result)
-            answered.set()
+        def failed(second: HeadraceError) -> None:
+            slot.let_go()
+            self._wait(batch, InferenceUnavailable(f"{error}; and the fallback: {second}"))
 
-        self._engine.submit(slot, rows, time.monotonic() + self._deadline_s, done)
-        while not answered.wait(0.2):
-            if self._ending.is_set():
-                return None
-        return results[0]
+        self._submit(batch, self._fallback.engine, prepared, slot, self._try_s, failed)
 
-    def _divide(self, slot: Slot, rows: list[int], error: InferenceRejected, since: float) -> Answer | None:
-        """Halve the batch until each refused frame stands alone; the others are answered."""
-        pixels = slot.array
-        answers: list[tuple[list[int], Answer]] = []
-        verdicts: dict[int, Rejection] = {}
-        groups = [rows]
-        refusal: InferenceRejected = error
-        attempts = dict.fromkeys(rows, 1)
-        while groups:
-            group = groups.pop()
-            middle = len(group) // 2
-            for half in [group[:middle], group[middle:]] if middle else [group]:
-                apart = _apart(pixels[half])
-                result = self._insist(apart, len(half), None)
-                if result is None:
-                    return None
-                if isinstance(result, Answer):
-                    answers.append((half, result))
-                    continue
-                refusal = result
-                if len(half) > 1:
-                    groups.append(half)
-                    continue
-                row = half[0]
-                attempts[row] += 1
-                if attempts[row] <= ATTEMPTS or not self._endpoint_is_well(pixels[:1], bool(answers)):
-                    self._ending.wait(FIRST_BACKOFF_S)
-                    groups.append(half)
-                    continue
-                verdicts[row] = Rejection(Reason.INFERENCE_REJECTED, str(refusal), Stage.INFER, attempts[row])
-        return _merged(len(rows), answers, verdicts, self._engine, since)
+    def _wait(self, batch: _Batch, error: HeadraceError) -> None:
+        if not self._is_waiting:
+            self._is_waiting = True
+            log.warning("no model answers; batches wait until one does: %s", error)
+        self._health.unmet("model", str(error))
+        self._at(time.monotonic() + WAIT_S, partial(self._look_again, batch, error))
 
-    def _endpoint_is_well(self, like: AnyArray, others_answered: bool) -> bool:
-        """Another frame was answered meanwhile, or a plain grey image is: then the refusal is about the frame."""
-        if others_answered:
+    def _look_again(self, batch: _Batch, error: HeadraceError) -> None:
+        now = time.monotonic()
+        if self._engine.available and self._may_send(batch, now):
+            batch.deadline = now + self._batch_s
+            if batch.tries:
+                self._metrics.retried()
+            self._try(batch)
+        elif self._fallback is not None:
+            self._fall_back(batch, error)
+        else:
+            self._wait(batch, error)
+
+    def _may_send(self, batch: _Batch, now: float) -> bool:
+        """What was never sent is no retry."""
+        if not batch.tries:
             return True
-        grey = np.full_like(like, 128 if like.dtype == np.uint8 else 0)
-        result = self._ask(_apart(grey), 1)
-        if isinstance(result, Answer):
-            return True
-        self._health.unmet("model", f"it refuses everything, even a plain grey image: {result}")
-        log.error("the model refuses even a plain grey image, so no frame is at fault; check the model: %s", result)
-        self._ending.wait(LAST_BACKOFF_S)
-        return False
-
-
-def _apart(rows: AnyArray) -> Slot:
-    """These rows in a private slot: they travel as tensors, and a late request that reads the batch's own slot is let be."""
-    slot = SlotPool(1, len(rows), rows.shape[1:], rows.dtype, shared=False).acquire(0)
-    assert slot is not None
-    slot.array[:] = rows
-    return slot
-
-
-def _merged(
-    rows: int, answers: list[tuple[list[int], Answer]], verdicts: dict[int, Rejection], engine: Engine, since: float
-) -> Answer:
-    """One answer for the batch; rows under a verdict are zero."""
-    outputs: dict[str, AnyArray] = {}
-    for group, answer in answers:
-        for name, values in answer.outputs.items():
-            if name not in outputs:
-                outputs[name] = np.zeros((rows, *values.shape[1:]), values.dtype)
-            outputs[name][group] = values
-    for spec in engine.outputs:
-        shape = tuple(max(1, side) for side in spec.shape)
-        outputs.setdefault(spec.name, np.zeros((rows, *shape), spec.dtype))
-    model = answers[-1][1].model if answers else engine.identity
-    served_by = answers[-1][1].served_by if answers else "primary"
-    return Answer(outputs, model, served_by, (time.monotonic() - since) * 1000, verdicts)
+        with self._budget_lock:
+            return self._budget.spend(now)

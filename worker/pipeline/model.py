@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from worker.errors import ConfigurationError, ModelError
+from worker.errors import ConfigurationError, HeadraceError, ModelError
 from worker.frames import TensorSpec
 from worker.heads import ClassifyHead, EmbedHead, Head, load_labels
 from worker.infer import Engine, TritonEngine
+from worker.infer.fleet import Fleet
+from worker.infer.member import Observer
+from worker.observe.health import Health
+from worker.observe.metrics import Metrics
+from worker.pipeline.endpoints import Endpoints
 from worker.preprocess.contract import Contract
 from worker.security import triton_arguments
 from worker.settings import Settings
@@ -24,7 +30,7 @@ OUTPUTS = {"classify": ClassifyHead.output_names, "embed": EmbedHead.output_name
 class ServedModel:
     """A model that is ready, with what belongs to it."""
 
-    engine: Engine
+    engine: Fleet
     contract: Contract
     head: Head
 
@@ -49,25 +55,40 @@ class ServedModels:
             self.fallback.engine.close()
 
 
-def open_model(settings: Settings) -> ServedModel:
+def open_models(settings: Settings, metrics: Metrics, health: Health) -> ServedModels:
+    """The primary and, where the settings name one, the fallback. Raises as `open_model` does."""
+    other = settings.fallback_as_primary
+    names = settings.infer.endpoints
+    primary = open_model(settings, Endpoints(names, metrics, health if other is None else None))
+    try:
+        fallback = None if other is None else open_model(other, Endpoints((), metrics, None), "fallback")
+    except HeadraceError as error:
+        primary.engine.close()
+        raise type(error)(f"the fallback: {error}") from error
+    return ServedModels(primary, fallback)
+
+
+def open_model(settings: Settings, observer: Observer | None = None, served_by: str = "primary") -> ServedModel:
     """Load contract and labels, connect the engine, check that they fit.
 
     Raises ConfigurationError for missing files, ModelError for a misfit, DependencyError when Triton is out of reach.
     """
     directory = model_directory(settings)
     contract = Contract.load(directory / "preprocess.toml")
-    engine = _engine(settings, directory, contract)
+    prefix = "" if served_by == "primary" else f"{served_by}/"
+    connects = {
+        f"{prefix}{name}": partial(_engine, settings, name, directory, contract, served_by)
+        for name in settings.infer.endpoints
+    }
+    if not connects:
+        raise ConfigurationError("infer.url names no address; set it to host:port of Triton's gRPC")
+    engine = Fleet(connects, settings.infer.deadline_ms / 1000, settings.batching.max_in_flight, observer or Observer())
     try:
         _check(settings, directory, contract, engine)
         return ServedModel(engine, contract, _head(settings, directory, engine))
     except BaseException:
         engine.close()
         raise
-
-
-def open_models(settings: Settings) -> ServedModels:
-    """What the settings name. Raises as `open_model` does."""
-    return ServedModels(open_model(settings))
 
 
 def model_directory(settings: Settings) -> Path:
@@ -88,20 +109,27 @@ def _head(settings: Settings, directory: Path, engine: Engine) -> Head:
     return ClassifyHead(load_labels(directory / "labels.txt", logits.shape[-1]), settings.model.top_k)
 
 
-def _engine(settings: Settings, directory: Path, contract: Contract) -> Engine:
+def _engine(settings: Settings, url: str, directory: Path, contract: Contract, served_by: str) -> Engine:
     spec = TensorSpec(INPUT_NAME, contract.dtype, contract.tensor_shape)
     output_names = OUTPUTS[settings.model.task]
     if settings.infer.backend == "local":
         # Imported where it is used: onnxruntime takes 25 MB that a worker beside Triton doesn't need.
         from worker.infer.local import LocalEngine
 
-        return LocalEngine(directory, input_spec=spec, output_names=output_names, threads=settings.infer.local_threads)
+        return LocalEngine(
+            directory,
+            input_spec=spec,
+            output_names=output_names,
+            served_by=served_by,
+            threads=settings.infer.local_threads,
+        )
     return TritonEngine(
-        settings.infer.url,
+        url,
         settings.model.name,
         settings.model.version,
         input_spec=spec,
         output_names=output_names,
+        served_by=served_by,
         shared_memory=settings.infer.shared_memory,
         access=triton_arguments(settings.infer),
     )

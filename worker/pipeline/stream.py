@@ -45,7 +45,7 @@ def run_stream(settings: Settings, metrics: Metrics, health: Health, stop: threa
     removed = remove_regions_of_dead_workers()
     if removed:
         log.info("removed %d shared-memory regions of dead workers", len(removed))
-    models = open_models(settings)
+    models = open_models(settings, metrics, health)
     for role in ("poll", "publish"):
         health.watch(role, MAX_SILENCE_S)
     with ExitStack() as stack:
