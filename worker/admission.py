@@ -83,8 +83,12 @@ def refused(settings: KafkaSettings, error: BaseException) -> NotAllowed | None:
     return None
 
 
-def denied(error: BaseException | None, operation: str, group_id: str = "") -> NotAllowed | None:
+def denied(
+    error: BaseException | None, operation: str, group_id: str = "", transactional_id: str = ""
+) -> NotAllowed | None:
     """The sentence for a right that is missing, `operation` being what was tried on a topic; None for other errors."""
+    if error is None:
+        return None
     match error:
         case kafka.errors.TopicAuthorizationFailedError():
             named = error.args[0] if error.args else None  # the client gives one name or a set of them
@@ -92,10 +96,14 @@ def denied(error: BaseException | None, operation: str, group_id: str = "") -> N
             right = f"{operation} on topic {', '.join(names) or '(the broker does not say which)'}"
         case kafka.errors.GroupAuthorizationFailedError():
             right = f"Read on group {group_id}"
+        case kafka.errors.TransactionalIdAuthorizationFailedError():
+            right = f"Write on transactional id {transactional_id}"
         case kafka.errors.ClusterAuthorizationFailedError():
             right = "IdempotentWrite on the cluster"
-        case _:
-            return None
+        case _:  # the client wraps what it met before, as a cause or as an argument
+            within = (error.__cause__, *(each for each in error.args if isinstance(each, BaseException)))
+            found = (denied(each, operation, group_id, transactional_id) for each in within)
+            return next(filter(None, found), None)
     return NotAllowed(f"not authorised: the broker wants {right} for this client; grant it, see docs/security.md")
 
 

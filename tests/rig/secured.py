@@ -103,7 +103,9 @@ def broker_properties(authority: Authority, broker: Certificate, plain_users: di
         login.format("scram-sha-256"): f"{_LOGIN}.scram.ScramLoginModule required;",
         login.format("scram-sha-512"): f"{_LOGIN}.scram.ScramLoginModule required;",
         # Without a key to check them by, the broker takes tokens that nobody signed: for tests only.
-        login.format("oauthbearer"): f'{_LOGIN}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";',
+        login.format(
+            "oauthbearer"
+        ): f'{_LOGIN}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";',
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
     }

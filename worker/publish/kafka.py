@@ -40,6 +40,8 @@ _FENCED = (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochEr
 class Producer:
     """Sends records and hands out their futures. Raises DependencyError where the broker can't be reached at start."""
 
+    transactional_id = ""
+
     def __init__(
         self, kafka_settings: KafkaSettings, settings: PublishSettings, max_batch_bytes: int, **more: Any
     ) -> None:
@@ -81,7 +83,7 @@ class Producer:
 
     def refusal(self, error: BaseException) -> NotAllowed | None:
         """Whether a record failed, as its future tells or `send` raised, because we may not write it: no retry mends that."""
-        return admission.denied(error, "Write") or admission.denied(error.__cause__, "Write")
+        return admission.denied(error, "Write", self._kafka_settings.group_id, self.transactional_id)
 
     def renew(self) -> None:
         """Drop the client with all it has not delivered, and start a new one. Raises DependencyError, then call again."""
@@ -134,10 +136,8 @@ class TransactionalProducer(Producer):
                 client.partitions_for(topic)
         except kafka.errors.KafkaError as error:
             _abandon(client)
-            if isinstance(error, kafka.errors.TransactionalIdAuthorizationFailedError):
-                raise NotAllowed(
-                    f"not authorised to use the transactional id {self.transactional_id}; grant Write on it"
-                ) from error
+            if refusal := self.refusal(error):
+                raise refusal from error
             raise admission.unreachable(self._kafka_settings, error) from error
         self._open = False
         return client
