@@ -34,7 +34,8 @@ class _HeapFacts(ctypes.Structure):
 
 
 def give_back_holes(above_bytes: int) -> None:
-    """Give the heap's free pages back to the kernel if there are more than `above_bytes` of them: call it once a second.
+    """Give the heap's free pages back to the kernel if there are more than `above_bytes` of them: call it once a second,
+    and before something large.
 
     Keeping buffers makes holes; this bounds them. 10 ms at most, and the page faults of what is taken again.
     """

@@ -9,7 +9,7 @@ from worker.ingest.budget import MIB, Budget, PixelGate, Shares
 
 def test_the_shares_are_the_whole_and_no_more() -> None:
     shares = Shares.of(64 * MIB)
-    assert 4 * shares.fetch_bytes + shares.pixel_bytes + shares.frame_bytes == 64 * MIB
+    assert 4 * shares.fetch_bytes + shares.pixel_bytes + shares.hole_bytes + shares.frame_bytes == 64 * MIB
 
 
 def test_reading_stops_at_the_limit_and_goes_on_only_when_there_is_room_again() -> None:
@@ -25,6 +25,7 @@ def test_reading_stops_at_the_limit_and_goes_on_only_when_there_is_room_again() 
 
 def test_an_image_larger_than_the_gate_goes_alone_and_the_next_waits_for_it() -> None:
     gate = PixelGate(100)
+    assert [gate.exceeded_by(size) for size in (100, 101)] == [False, True]
     gate.enter(500)
     entered = threading.Event()
 

@@ -18,20 +18,21 @@ class Shares:
     """How `max_in_flight_bytes` is divided, all in bytes.
 
     The client holds one parsed fetch while the next arrives, and copies that on its way from the socket to the parser,
-    so `fetch_bytes` counts four times. `pixel_bytes` is what decoded images may take at once. The rest, `frame_bytes`,
-    holds encoded frames and unacknowledged output.
+    so `fetch_bytes` counts four times. `pixel_bytes` is what decoding may take at once. `hole_bytes` is what the heap keeps
+    free between the others, and `frame_bytes` holds encoded frames and unacknowledged output.
     """
 
     fetch_bytes: int
     pixel_bytes: int
+    hole_bytes: int
     frame_bytes: int
 
     @classmethod
     def of(cls, max_in_flight_bytes: int) -> Shares:
-        """A quarter for fetches in four copies, a quarter for pixels, half for what waits between them."""
-        fetch = max_in_flight_bytes // 16
-        pixels = max_in_flight_bytes // 4
-        return cls(fetch, pixels, max_in_flight_bytes - 4 * fetch - pixels)
+        """An eighth for fetches in four copies, a quarter for pixels, a quarter for holes, the rest for frames."""
+        fetch = max_in_flight_bytes // 32
+        pixels = holes = max_in_flight_bytes // 4
+        return cls(fetch, pixels, holes, max_in_flight_bytes - 4 * fetch - pixels - holes)
 
 
 class Budget:
@@ -75,6 +76,10 @@ class PixelGate:
         self._limit = limit_bytes
         self._used = 0
         self._freed = threading.Condition()
+
+    def exceeded_by(self, size: int) -> bool:
+        """Whether `size` bytes are more than the whole bound, so that they go alone."""
+        return size > self._limit
 
     def enter(self, size: int) -> None:
         """Wait until `size` bytes fit, or until nothing else is being decoded."""

@@ -12,6 +12,7 @@ import threading
 import time
 
 from worker.errors import DependencyError
+from worker.ingest.budget import Shares
 from worker.ingest.kafka import Consumer
 from worker.ingest.ledger import Range
 from worker.ingest.partitions import Chunk, Skipped, Unreadable
@@ -66,6 +67,7 @@ class Intake:
         self._next_commit = 0.0
         self._next_lag = 0.0
         self._next_trim = 0.0
+        self._hole_bytes = Shares.of(settings.ingest.max_in_flight_bytes).hole_bytes
 
     def run(self, consumer: Consumer, stop: threading.Event, failure: Failure) -> None:
         """Poll until `stop`; then drain within the grace, commit, and return. Raises what `failure` holds."""
@@ -106,7 +108,7 @@ class Intake:
             self._metrics.lag(consumer.lags(fresh=self._paused))
         if now >= self._next_trim:
             self._next_trim = now + TRIM_INTERVAL_S
-            give_back_holes(self._settings.ingest.max_in_flight_bytes // 2)
+            give_back_holes(self._hole_bytes)
             self._core.observe()
 
     def _begin_new(self, consumer: Consumer) -> None:
