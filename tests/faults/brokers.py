@@ -208,7 +208,7 @@ def _predictions_too_large(run: Run) -> None:
         _limit(run, 2**20)
         run.until_predicting(run.worker())
         sent = feed.end()
-    run.finish(sent, dead=None)
+    run.finish(sent, either=sent)
 
 
 def _limit(run: Run, max_bytes: int) -> None:

@@ -62,6 +62,8 @@ FAULTS = (
     Fault(8, "sigterm-full-queues", "SIGTERM with full queues", workers.ended_with_full_queues),
     Fault(9, "triton-killed", "Triton killed, restarted", inference.killed_and_restarted, ONE, MANY),
     Fault(10, "triton-hangs", "Triton hangs (SIGSTOP)", inference.hangs, seeds=MANY),
+    Fault(11, "triton-errs", "half of Triton's answers are errors", inference.answers_errors, ONE, MANY),
+    Fault(12, "fallback-down-too", "primary and fallback down", inference.fallback_down_too, ONE, MANY),
     Fault(13, "one-bad-frame", "one bad frame in a batch of 32", frames.one_bad_frame_in_a_batch, ONE),
     Fault(14, "poison-key", "a poison key forever", frames.a_key_of_poison, ONE),
     Fault(15, "no-dead-letter-topic", "dead-letter topic unavailable", brokers.dead_letters_have_no_topic, ONE),
@@ -74,6 +76,7 @@ FAULTS = (
         ONE,
         4,
     ),
+    Fault(18, "hostile-bytes", "hostile bytes: every value of the list", frames.hostile_bytes, ONE),
     Fault(
         19,
         "can-not-write",

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 
 from confluent_kafka import Message
 
 from tests.faults.run import Run
+from tests.faults.stage import MODEL
 from tests.faults.workers import BACKLOG
 from tests.rig.worker import WorkerProcess
 
 DEADLINE_MS = 1000
+MOST_EXTRA = 0.2  # requests beyond one a batch
+CLOSED, OPEN = 0.0, 2.0  # values of breaker_state; half open, it is for some milliseconds
+LOOK_S = 0.005
 
 
 def killed_and_restarted(run: Run) -> None:
@@ -54,6 +59,79 @@ def hangs(run: Run) -> None:
         _goes_on(run, worker)
         sent = feed.end()
     run.finish(sent)
+    _repeats_none(run)
+
+
+def answers_errors(run: Run) -> None:
+    """By seed: the only endpoint, or one of two. The load is Triton's own count, probes included."""
+    triton, other = run.stage.triton, run.stage.second
+    two = run.seed % 2 == 0
+    states: set[float] = set()
+    with run.feed() as feed:
+        worker = run.worker(infer={"url": f"{triton.url},{other.url}" if two else triton.url})
+        run.until_predicting(worker, 100)
+        run.sleep(0.0, 1.0)
+        run.strike(worker, over=False)
+        asked, batches = triton.requests() + other.requests(), worker.metric("batches_total")
+        until = time.monotonic() + run.rng.uniform(3.0, 6.0)
+        triton.mood("half")
+        try:
+            while time.monotonic() < until:
+                states.add(worker.metric("breaker_state", endpoint=triton.url))
+                time.sleep(LOOK_S)
+        finally:
+            triton.mood("")
+        run.over()
+        run.until(lambda: worker.metric("breaker_state", endpoint=triton.url) == CLOSED, "the breaker closes")
+        _goes_on(run, worker)
+        sent = feed.end()
+        run.until(lambda: worker.metric("frames_in_flight") == 0, "all is answered")
+        batches = worker.metric("batches_total") - batches
+        extra = (triton.requests() + other.requests() - asked) / batches - 1
+    run.notes |= {"endpoints": 1 + two, "batches": batches, "extra_load": round(extra, 3), "states": sorted(states)}
+    run.expect(OPEN in states, "the breaker did not open")
+    run.expect(extra <= MOST_EXTRA, f"{extra:.0%} more requests than batches")
+    run.finish(sent)
+    _repeats_none(run)
+
+
+def fallback_down_too(run: Run) -> None:
+    primary, fallback = run.stage.triton, run.stage.second
+    settings = {"backend": "triton", "name": MODEL, "directory": str(fallback.model), "url": fallback.url}
+    short = {"deadline_ms": DEADLINE_MS, "batch_deadline_ms": 2 * DEADLINE_MS + 100}
+    with run.feed() as feed:
+        worker = run.worker(infer=short, fallback=settings, ingest={"max_in_flight_bytes": 8 * 2**20})
+        run.until_predicting(worker, 100)
+        run.sleep(0.0, 1.0)
+        run.strike(worker)
+        primary.kill()
+        try:
+            run.until(
+                lambda: worker.metric("frames_predicted_total", served_by="fallback") >= 100, "the fallback answers"
+            )
+            run.sleep(0.0, 1.0)
+            run.strike(worker, over=False)
+            fallback.kill()
+            more = run.send(2 * BACKLOG)
+            run.until(lambda: worker.metric("partitions_paused") > 0, "partitions pause")
+            before = worker.metric("frames_predicted_total")
+            run.sleep(1.0, 3.0)
+            run.expect(
+                worker.metric("frames_predicted_total") == before, "there are predictions though no model is there"
+            )
+        finally:
+            for server in run.rng.sample((primary, fallback), 2):
+                server.restart()
+        run.over()
+        _goes_on(run, worker)
+        by_primary = worker.metric("frames_predicted_total", served_by="primary")
+        run.until(
+            lambda: worker.metric("frames_predicted_total", served_by="primary") >= by_primary + 100,
+            "back to the primary",
+        )
+        sent = feed.end() + more
+    run.finish(sent)
+    run.expect(run.judged["fallback"] > 0, "no prediction is marked as the fallback's")
     _repeats_none(run)
 
 

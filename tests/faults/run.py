@@ -157,13 +157,14 @@ class Run:
     def finish(
         self,
         sent: Sequence[SentFrame],
-        dead: Collection[SentFrame] | None = (),
+        dead: Collection[SentFrame] = (),
+        either: Collection[SentFrame] = (),
         repeats_more: int = 0,
         before: Collection[str] = (),
     ) -> Audit:
         """Wait for all outcomes, end the workers as an operator would, look again, and judge.
 
-        `dead` are the frames that belong on the dead-letter topic, all of them and no others, None where either is right;
+        `dead` are the frames that belong on the dead-letter topic, all of them and no others but some of `either`;
         `repeats_more` are repeats that the fault asked for by itself. Predictions of the sources `before` are of a topic
         that is gone, and left out.
         """
@@ -184,8 +185,7 @@ class Run:
         fence = verdict.fenced(record for record in records if record.source)
         fenced = compare(self.topics.frames, sent, [predictions[_place(record)] for record in fence], letters)
         self.expect(fenced.lost == audit.lost, f"{fenced.lost} lost for a reader that fences")
-        if dead is not None:
-            self._expect_dead({letter.id for letter in letters}, dead)
+        self._expect_dead({letter.id for letter in letters}, dead, either)
         if self.counted:
             self._expect_counted_once(sent)
         allowed = verdict.repeats_allowed(records, self.strikes) + repeats_more
@@ -208,12 +208,12 @@ class Run:
         }
         return audit
 
-    def _expect_dead(self, letters: set[str], dead: Collection[SentFrame]) -> None:
-        wanted = {f"{self.topics.frames}/{frame.partition}/{frame.offset}" for frame in dead}
-        for ids, what in (
-            (letters - wanted, "good frames are dead letters"),
-            (wanted - letters, "bad frames are none"),
-        ):
+    def _expect_dead(self, letters: set[str], dead: Collection[SentFrame], either: Collection[SentFrame]) -> None:
+        wanted, allowed = (
+            {f"{self.topics.frames}/{frame.partition}/{frame.offset}" for frame in frames} for frames in (dead, either)
+        )
+        good = letters - wanted - allowed
+        for ids, what in ((good, "good frames are dead letters"), (wanted - letters, "bad frames are none")):
             self.expect(not ids, f"{len(ids)} {what} ({', '.join(sorted(ids)[:5])})")
 
     def _expect_counted_once(self, sent: Sequence[SentFrame]) -> None:

@@ -57,6 +57,11 @@ class Stage:
         """The usual endpoint."""
         return self._stack.enter_context(Inference())
 
+    @functools.cached_property
+    def second(self) -> Inference:
+        """Another endpoint, or the fallback."""
+        return self._stack.enter_context(Inference())
+
     def end_cluster(self) -> None:
         """Three brokers take half of a small machine: they go as soon as nobody needs them."""
         if "cluster" in self.__dict__:
@@ -130,6 +135,13 @@ class Inference:
         order = f"http://{self._server.http_url}/v2/repository/models/{MODEL}/load"
         with urllib.request.urlopen(urllib.request.Request(order, data=policy), timeout=_LOAD_S):
             pass
+
+    def requests(self) -> int:
+        """How many the server has been asked for, by its own count; none are forgotten until it ends."""
+        about = f"http://{self._server.http_url}/v2/models/{MODEL}/stats"
+        with urllib.request.urlopen(about, timeout=_LOAD_S) as answer:
+            versions = json.load(answer)["model_stats"]
+        return sum(int(of["inference_stats"][kind]["count"]) for of in versions for kind in ("success", "fail"))
 
     def _config(self, version: int) -> dict[str, Any]:
         about = f"http://{self._server.http_url}/v2/models/{MODEL}/config"

@@ -1,10 +1,11 @@
 """A model that is told how to behave: by the file `mood` in the repository, and by the picture.
 
 The best class of an answer is the version that made it. A white picture is refused, whatever the mood. Moods: nothing,
-`half` (every second request fails as unavailable), `slow SECONDS`.
+`half` (by chance one request in two fails as unavailable), `slow SECONDS`.
 """
 
 import os
+import random
 import time
 
 import numpy as np
@@ -15,7 +16,6 @@ class TritonPythonModel:
     def initialize(self, args):
         self.version = int(args["model_version"])
         self.mood = os.path.join(args["model_repository"], os.pardir, "mood")
-        self.requests = 0
 
     def execute(self, requests):
         with open(self.mood, encoding="utf-8") as file:
@@ -23,8 +23,7 @@ class TritonPythonModel:
         return [self._respond(request, mood) for request in requests]
 
     def _respond(self, request, mood):
-        self.requests += 1
-        if mood[:1] == ["half"] and self.requests % 2:
+        if mood[:1] == ["half"] and random.random() < 0.5:
             return pb_utils.InferenceResponse(
                 error=pb_utils.TritonError("told to fail", pb_utils.TritonError.UNAVAILABLE)
             )
