@@ -19,6 +19,7 @@ from worker.decode import decode, decode_bytes
 from worker.frames import AnyArray, Frame, ImageFacts, Prepared, Reason, Rejected, Rejection, Row, Stage, UInt8Array
 from worker.ingest.budget import PixelGate
 from worker.ingest.validate import ImageLimits, inspect
+from worker.malloc import give_back_holes
 from worker.observe.metrics import Metrics
 from worker.pipeline.journal import CRASHES, CrashJournal
 from worker.preprocess.contract import Contract
@@ -53,6 +54,8 @@ class Placing:
         size = decode_bytes(facts)
         self._gate.enter(size)
         try:
+            if self._gate.exceeded_by(size):
+                give_back_holes(size // 8)  # what goes over the budget must not come on top of what is kept for speed
             image = decode(frame.value or b"", facts, self.contract.decode_target(*facts.upright_size))
             decoded = time.perf_counter()
             return self._transform(image.pixels, out), image.decoder, decoded
