@@ -76,7 +76,6 @@ FAULTS = (
         ONE,
         4,
     ),
-    Fault(18, "hostile-bytes", "hostile bytes: every value of the list", frames.hostile_bytes, ONE),
     Fault(
         19,
         "can-not-write",
