@@ -18,9 +18,10 @@ _JPEG = {1: _RGB, 3: _RGB, 4: 7}
 # All coefficients, 2 bytes each, lie in memory until the last scan: at full size even if chroma may be sampled lower.
 _JPEG_BUFFERED = {1: 5, 3: 9, 4: 12}
 _TURNED = 2 * _RGB
-# OpenCV's own picture, and the copy of it that Python gets.
-_PNG, _BMP = 2 * _RGB, 2 * _RGB
-_PNG_16_BIT = {1: 6, 2: 16, 3: 12, 4: 16}
+# OpenCV's own picture, and the copy of it that Python gets; of a PNG the inflated rows as well.
+_BMP = 2 * _RGB
+_PNG = {channels: 2 * _RGB + channels for channels in (1, 2, 3, 4)}
+_PNG_16_BIT = {1: 8, 2: 20, 3: 18, 4: 24}
 _WEBP, _WEBP_ANIMATED = 8, 11
 # Pillow's indices, then its RGB in 4 bytes, then bytes, then the array.
 _GIF = 11
@@ -41,7 +42,7 @@ def _bytes_a_pixel(facts: ImageFacts) -> int:
             decoded = (_JPEG_BUFFERED if facts.is_buffered else _JPEG)[facts.channels]
             return decoded if facts.orientation == 1 else max(decoded, _TURNED)
         case "png":
-            return _PNG_16_BIT[facts.channels] if is_deep else _PNG
+            return (_PNG_16_BIT if is_deep else _PNG)[facts.channels]
         case "webp":
             return _WEBP_ANIMATED if facts.is_buffered else _WEBP
         case "tiff":

@@ -30,7 +30,7 @@ _COMPRESSION, _PHOTOMETRIC = 259, 262
 _OFFSETS_AND_COUNTS = ((273, 279), (324, 325))  # of strips, of tiles
 # Tiles may reach beyond the picture; the header check refuses those that reach further than this.
 _MOST_TILED, _LEAST_TILED_PIXELS = 2, 4 << 20
-_INFLATED_AT_ONCE = 4 << 20
+_INFLATED_AT_ONCE = 1 << 20
 
 
 def decode_gif(value: bytes, facts: ImageFacts) -> UInt8Array:
@@ -93,7 +93,7 @@ def _check_strips(value: bytes, picture: Pillow.Image, facts: ImageFacts, end: i
     libtiff stops reading a deflate stream once the strip is full, before the checksum. Thousands of strips may point to
     the same megabytes, so their sum has a bound.
     """
-    tags = _tags(picture)
+    tags, view = _tags(picture), memoryview(value)
     is_deflated = tags.get(_COMPRESSION) in _DEFLATE
     left = (
         _MOST_TILED * max(_LEAST_TILED_PIXELS, facts.width * facts.height) * facts.channels * -(-facts.bit_depth // 8)
@@ -104,16 +104,17 @@ def _check_strips(value: bytes, picture: Pillow.Image, facts: ImageFacts, end: i
                 raise truncated(
                     f"The TIFF ends after {end:,} bytes, before its picture is complete; send the whole file."
                 )
-            left -= max(count, _inflated_bytes(value[offset : offset + count], left) if is_deflated else 0)
+            left -= max(count, _inflated_bytes(view[offset : offset + count], left) if is_deflated else 0)
             if left < 0:
                 raise corrupt(
                     f"The TIFF's strips or tiles hold more data than its {facts.width} x {facts.height} pixels can have."
                 )
 
 
-def _inflated_bytes(deflated: bytes, limit: int) -> int:
+def _inflated_bytes(deflated: memoryview, limit: int) -> int:
     """Size of a whole zlib stream once inflated; raises Rejected (corrupt) if it is damaged or larger than `limit`."""
-    inflater, total, rest = zlib.decompressobj(), 0, deflated
+    inflater, total = zlib.decompressobj(), 0
+    rest: bytes | memoryview = deflated
     try:
         while not inflater.eof and rest and total <= limit:
             total += len(inflater.decompress(rest, _INFLATED_AT_ONCE))

@@ -7,14 +7,12 @@ lies inside the compressed data is left to the decoder.
 from __future__ import annotations
 
 import struct
-import zlib
 
+from worker.decode.png import stored_png
 from worker.decode.refusals import corrupt, truncated
 from worker.decode.tail import refuse_second_picture
 from worker.frames import ImageFacts
 
-_CRITICAL = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND"))
-_ANCILLARY_BIT = 0x20  # of a chunk name's first letter
 # Long animations have some thousands of frames; a million empty comments are an attempt to keep us busy.
 _MAX_GIF_BLOCKS = 65_536
 _GIF_TRAILER, _GIF_EXTENSION, _GIF_FRAME, _GIF_GRAPHIC_CONTROL = 0x3B, 0x21, 0x2C, 0xF9
@@ -30,7 +28,7 @@ def check_structure(value: bytes, facts: ImageFacts) -> bytes:
     try:
         match facts.format:
             case "png":
-                decodable, end = _check_png(value)
+                decodable, end = stored_png(value)
             case "webp":
                 end = _check_webp(value)
             case "gif":
@@ -45,41 +43,6 @@ def check_structure(value: bytes, facts: ImageFacts) -> bytes:
         )
     refuse_second_picture(value, end)
     return decodable
-
-
-def _check_png(value: bytes) -> tuple[bytes, int]:
-    """The PNG of critical chunks alone, and where the value's PNG ends.
-
-    Only chunks that make pixels go on: OpenCV 5.0's code for animated PNG crashes the process on some damaged ones, and
-    text and profiles are work for nothing. The zlib checksum inside the picture data is left to libpng, which only
-    warns of it; the chunks' own checksums cover the same bytes.
-    """
-    view = memoryview(value)
-    position, name, previous = 8, b"", b""
-    seen: set[bytes] = set()
-    critical: list[memoryview | bytes] = [view[:8]]
-    while name != b"IEND":
-        previous = name
-        length, name = struct.unpack_from(">I4s", value, position)
-        end = position + 12 + length
-        if end > len(value):
-            return value, end
-        if zlib.crc32(view[position + 4 : end - 4]) != struct.unpack_from(">I", value, end - 4)[0]:
-            raise corrupt(
-                f"The PNG's chunk {name!r} at byte {position:,} fails its checksum; send it again from the source."
-            )
-        if name in _CRITICAL:
-            if name in seen and (name != b"IDAT" or previous != b"IDAT"):
-                raise corrupt(f"The PNG has a second chunk {name!r} at byte {position:,}, apart from the first.")
-            seen.add(name)
-            critical.append(view[position:end])
-        elif not name.isalpha() or not name[0] & _ANCILLARY_BIT:
-            raise corrupt(f"The PNG has a chunk {name!r} at byte {position:,}, which the format does not have.")
-        position = end
-    if b"IDAT" not in seen:
-        raise corrupt("The PNG has no picture data (IDAT).")
-    size = sum(map(len, critical))
-    return value if size == len(value) else b"".join(critical), position
 
 
 def _check_webp(value: bytes) -> int:
