@@ -50,7 +50,7 @@ class Consumer:
         self._clock = clock
         self._epoch = rebalance.epoch
         self._topic = topic
-        self._group_id = settings.group_id
+        self._settings = settings
         self._stopped: dict[SourcePartition, Unreadable] = {}
         self._commit_denied: Exception | None = None
         try:
@@ -157,12 +157,13 @@ class Consumer:
                 if getattr(error, "retriable", False):
                     log.warning("poll failed, trying again: %s", error)
                     return [], []
-                raise DependencyError(f"the consumer of {self._topic} can't go on: {error}") from error
+                refusal = admission.refused(self._settings, error)
+                raise refusal or DependencyError(f"the consumer of {self._topic} can't go on: {error}") from error
             case _:  # a codec's own, or of a header's key that is no UTF-8: the client lets them through as they are
                 return [], self._unreadable(error)
 
     def _not_allowed(self, error: Exception) -> DependencyError:
-        return admission.denied(error, "Read", self._group_id) or DependencyError(str(error))
+        return admission.denied(error, "Read", self._settings.group_id) or DependencyError(str(error))
 
     def _take_held_error(self) -> Exception | None:
         """The error met behind the records of this poll, which the client keeps for the next one.
