@@ -84,7 +84,8 @@ class TritonServer:
     ) -> TritonServer:
         """Start on free loopback ports and return when every model is ready.
 
-        `models` names the ones to load, none for all; `arguments` are more of the server's own. `say` gets a sentence before anything that takes long. Raises
+        `models` names the ones to load, none for all; `arguments` are more of the server's own. `say` gets a sentence
+        before anything that takes long. Raises
         DependencyError: not supported here, can't be installed, or ended before it was ready (with its log's end).
         """
         if reason := unsupported_reason():
