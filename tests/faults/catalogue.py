@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.faults import brokers, frames, inference, workers
+from tests.faults import brokers, frames, hostile, inference, workers
 from tests.faults.run import EXACTLY_ONCE, Run
 
 AT_LEAST_ONCE = "at_least_once"
@@ -76,6 +76,7 @@ FAULTS = (
         ONE,
         4,
     ),
+    Fault(18, "hostile-bytes", "hostile bytes: every value of the list", hostile.hostile_bytes, ONE),
     Fault(
         19,
         "can-not-write",
