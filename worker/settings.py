@@ -155,6 +155,8 @@ class FallbackSettings(Section, frozen=True):
 
     directory: str = ""  # the folder with its preprocess.toml and labels.txt; empty: no fallback, batches wait
     backend: Literal["local", "triton"] = "local"  # in this process it depends on nobody
+    # Of one try, as infer.deadline_ms. Apart from it, because a CPU that answers late is better than no answer.
+    deadline_ms: Annotated[int, Meta(ge=1)] = 10_000
     # For triton:
     name: str = "efficientnet_lite0"
     version: str = ""  # empty: the one the server chooses
@@ -237,7 +239,8 @@ class Settings(Section, frozen=True):
             return None
         replace = msgspec.structs.replace
         model = replace(self.model, name=fallback.name, version=fallback.version, directory=fallback.directory)
-        infer = replace(self.infer, backend=fallback.backend, url=fallback.url, shared_memory="off")
+        theirs = {"backend": fallback.backend, "url": fallback.url, "deadline_ms": fallback.deadline_ms}
+        infer = replace(self.infer, shared_memory="off", **theirs)
         return replace(self, model=model, infer=infer, fallback=FallbackSettings())
 
     @property

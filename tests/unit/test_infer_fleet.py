@@ -196,11 +196,13 @@ def test_no_endpoint_has_more_on_its_way_than_the_limit_and_the_others_wait_thei
             assert isinstance(fleet.outcomes.get(timeout=LONG_S), Answer)
 
 
-def test_a_batch_that_finds_no_room_until_its_deadline_is_told_so() -> None:
+def test_a_batch_that_finds_no_room_in_half_of_its_time_is_told_so_and_not_sent() -> None:
     held: queue.SimpleQueue[tuple[Scripted, Slot, Done]] = queue.SimpleQueue()
     with running(Scripted(lambda *call: held.put(call)), most=1) as fleet:
         fleet.submit()
-        assert "busy" in str(fleet.ask(within_s=0.1))
+        outcome = fleet.ask(within_s=0.1)
+        assert isinstance(outcome, NoEndpoint)
+        assert "busy" in str(outcome)
         answers(*held.get(timeout=LONG_S))
         assert isinstance(fleet.outcomes.get(timeout=LONG_S), Answer)
         assert fleet.outcomes.empty()

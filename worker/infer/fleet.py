@@ -133,7 +133,8 @@ class Fleet:
             self._threads.append(thread)
 
     def submit(self, slot: Slot, rows: int, deadline: float, done: Done) -> None:
-        """See `Engine`. NoEndpoint comes at once when none takes batches; where all are busy the batch waits its turn.
+        """See `Engine`. NoEndpoint comes at once when none takes batches, and when all are busy for half of the time given:
+        what is left would cut the try short, and make a busy endpoint look sick.
 
         A refusal comes after its proof, which may take `member.PROOF_S` beyond the deadline.
         """
@@ -145,7 +146,7 @@ class Fleet:
             actions = self._dispatch()
             late = waiting in self._waiting
         if late:
-            self._timer.at(deadline, partial(self._expire, waiting))
+            self._timer.at((time.monotonic() + deadline) / 2, partial(self._expire, waiting))
         for action in actions:
             action()
 
@@ -224,7 +225,7 @@ class Fleet:
             if waiting not in self._waiting:
                 return
             self._waiting.remove(waiting)
-        waiting.done(InferenceUnavailable("every endpoint was busy with other batches until the deadline"))
+        waiting.done(NoEndpoint("every endpoint is busy with other batches"))
 
     # The thread that looks after one endpoint.
 

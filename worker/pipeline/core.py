@@ -85,9 +85,14 @@ class Core:
         self._journal = open_journal(settings.decode.crash_folder, journal_of, self.threads + 1) if journal_of else None
         self._fallback = None
         if models.fallback is not None:
-            place = Placing(models.fallback.contract, gate)
-            rows = batching.max_batch_size
-            self._fallback = Fallback(models.fallback.engine, place, rows, self._journal, self.threads)
+            self._fallback = Fallback(
+                models.fallback.engine,
+                settings.fallback.deadline_ms / 1000,
+                Placing(models.fallback.contract, gate),
+                batching.max_batch_size,
+                self._journal,
+                self.threads,
+            )
         self._inferring = Inferring(
             model.engine,
             self._fallback,

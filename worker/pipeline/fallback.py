@@ -20,13 +20,16 @@ FILL_WAIT_S = 0.5
 
 
 class Fallback:
-    """`rows` is the largest batch. `fill` is for one thread, which is number `thread` in the crash journal.
+    """A try has `deadline_s`; `rows` is the largest batch. `fill` is for one thread, which is number `thread` in the crash journal.
 
     Raises ModelError if the model does not take such batches, DependencyError if it can't be reached.
     """
 
-    def __init__(self, engine: Fleet, place: Placing, rows: int, journal: CrashJournal | None, thread: int) -> None:
+    def __init__(
+        self, engine: Fleet, deadline_s: float, place: Placing, rows: int, journal: CrashJournal | None, thread: int
+    ) -> None:
         self.engine = engine
+        self.deadline_s = deadline_s
         self._place = place
         self._journal = journal
         self._thread = thread

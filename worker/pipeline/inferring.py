@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from worker.buffers import Slot
-from worker.errors import HeadraceError, InferenceRejected, InferenceUnavailable, NoEndpoint
+from worker.errors import HeadraceError, InferenceRejected, NoEndpoint
 from worker.frames import Answer, Prepared, Stage
 from worker.infer.fleet import Fleet
 from worker.infer.retries import RetryBudget, Step, after_failure, backoff_s
@@ -193,8 +193,8 @@ class Inferring:
     def _fall_back(self, batch: _Batch, error: HeadraceError) -> None:
         assert self._fallback is not None
         filled = self._fallback.fill(batch.prepared)
-        if filled is None:
-            self._wait(batch, error)
+        if filled is None:  # it is busy, which is not away
+            self._at(time.monotonic(), partial(self._look_again, batch, error))
             return
         prepared, slot = filled
         if not prepared.rows:
@@ -204,15 +204,15 @@ class Inferring:
 
         def failed(second: HeadraceError) -> None:
             slot.let_go()
-            self._wait(batch, InferenceUnavailable(f"{error}; and the fallback: {second}"))
+            self._wait(batch, error, f"; and the fallback: {second}")
 
-        self._submit(batch, self._fallback.engine, prepared, slot, self._try_s, failed)
+        self._submit(batch, self._fallback.engine, prepared, slot, self._fallback.deadline_s, failed)
 
-    def _wait(self, batch: _Batch, error: HeadraceError) -> None:
+    def _wait(self, batch: _Batch, error: HeadraceError, more: str = "") -> None:
         if not self._is_waiting:
             self._is_waiting = True
-            log.warning("no model answers; batches wait until one does: %s", error)
-        self._health.unmet("model", str(error))
+            log.warning("no model answers; batches wait until one does: %s%s", error, more)
+        self._health.unmet("model", f"{error}{more}")
         self._at(time.monotonic() + WAIT_S, partial(self._look_again, batch, error))
 
     def _look_again(self, batch: _Batch, error: HeadraceError) -> None:
