@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.headrace-installed
 DEMO_STAMP := $(VENV)/.headrace-demo-installed
 
-.PHONY: setup demo test test-unit faults lint bench lock clean models
+.PHONY: setup demo test test-unit faults fuzz lint bench lock clean models
 
 # What the demo needs, and what everything needs: two stamps, so that the demo stays quick on a fresh machine.
 $(DEMO_STAMP): requirements-demo.lock pyproject.toml
@@ -37,6 +37,11 @@ test-unit: $(STAMP)
 # Every fault with all its seeds, hours on two cores; goes on where it was cut, and writes the table of docs/reliability.md.
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults --report
+
+# Any bytes through validate and decode, guided by coverage; what it finds stays in the data folder.
+SECONDS ?= 600
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing of validate and decode: `python -m tests.fuzz`, see docs/development.md."""
