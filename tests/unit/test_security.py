@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import kafka.errors
 import pytest
 from cryptography.hazmat.primitives import serialization
 from kafka import KafkaAdminClient
+from rich.console import Console
 
 from tests.rig.secured import Authority, Certificate
 from worker import config
 from worker.admission import denied, refused
+from worker.cli.broker import Record
+from worker.cli.output import printable
+from worker.cli.tail import dead_letter_line
 from worker.config import load
 from worker.errors import ConfigurationError
 from worker.observe.admin import AdminServer
@@ -294,3 +299,13 @@ def test_an_admin_port_that_others_can_reach_is_a_warning(
     with AdminServer(AdminSettings(host=host, port=0), Metrics(()), Health()):
         pass
     assert ("without a login" in caplog.text) is warned
+
+
+def test_what_a_sender_wrote_can_not_steer_the_terminal_of_who_reads_it() -> None:
+    name = "cam\x1b[2J\x1b]0;owned\x07\r\n\x9b31m"
+    record = Record("frames.dlq", 0, 0, 0, name.encode(), b"", {"dlq-detail": name.encode()}, ())
+    console = Console(file=StringIO(), force_terminal=False)
+    console.print(printable(dead_letter_line(record)), soft_wrap=True)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert not any(character < " " or "\x7f" <= character < "\xa0" for character in shown.rstrip("\n"))
+    assert "cam\u241b[2J" in shown

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from worker.cli.broker import Reader, Record
 from worker.cli.options import ConfigFile, Json, Sets, load
-from worker.cli.output import result, say, stdout_console
+from worker.cli.output import printable, result, say, stdout_console
 from worker.errors import ConfigurationError
 from worker.frames import Reason
 from worker.ingest.validate import format_name
@@ -69,7 +69,7 @@ def list_(
             else:
                 if not counts:
                     console.print(_heading(), soft_wrap=True)
-                console.print(line(letter), soft_wrap=True)
+                console.print(printable(line(letter)), soft_wrap=True)
             if save is not None and letter.value:
                 _write(save, letter)
             counts[letter.reason] += 1

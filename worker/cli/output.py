@@ -23,6 +23,8 @@ from rich.text import Text
 
 from worker.errors import HeadraceError
 
+_PICTURES = {code: 0x2400 + code for code in range(32)} | {127: 0x2421} | dict.fromkeys(range(128, 160), 0xFFFD)
+
 
 def say(message: str) -> None:
     """A sentence for the user, on stderr."""
@@ -59,6 +61,12 @@ class _Rate(ProgressColumn):
         """`123 frames/s`, nothing before the second frame."""
         speed = task.finished_speed or task.speed
         return Text(f"{speed:,.0f} frames/s" if speed else "", style="progress.data.speed")
+
+
+def printable(line: Text) -> Text:
+    """With a picture of each control character for the character: what a sender writes must not steer a terminal."""
+    line.plain = line.plain.translate(_PICTURES)
+    return line
 
 
 def progress(hidden: bool = False) -> Progress:

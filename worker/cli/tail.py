@@ -13,7 +13,7 @@ from rich.text import Text
 from worker.cli.broker import Reader, Record
 from worker.cli.dlq import as_letter
 from worker.cli.options import ConfigFile, Json, Sets, load
-from worker.cli.output import result, say, stdout_console
+from worker.cli.output import printable, result, say, stdout_console
 from worker.records import Prediction
 
 # A quiet topic is asked this often; it bounds how long Ctrl-C takes, not how fast a record shows.
@@ -46,7 +46,7 @@ def tail(
                 result(as_letter(record).fields() if dead_letters else msgspec.Raw(record.value or b"null"))
             else:
                 line = dead_letter_line(record) if dead_letters else prediction_line(record)
-                console.print(line, soft_wrap=True)
+                console.print(printable(line), soft_wrap=True)
 
 
 def prediction_line(record: Record) -> Text:
