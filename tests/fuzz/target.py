@@ -36,10 +36,19 @@ class Finding(AssertionError):
 
 def try_value(value: bytes) -> None:
     """Raises Finding, or whatever escapes from the stages."""
+    spent = _tried(value)
+    if spent > HANG_CPU_S:
+        spent = min(spent, _tried(value))  # a neighbour may have had the caches; a hang is one twice
+    if spent > HANG_CPU_S:
+        raise Finding(f"{spent:.2f} CPU seconds; at most {HANG_CPU_S} are allowed")
+
+
+def _tried(value: bytes) -> float:
+    """CPU seconds that validate and decode spent on it."""
     started = time.thread_time()
+    target = (224, 224) if zlib.crc32(value) & 1 else None
     try:
         facts = inspect(value, LIMITS)
-        target = (224, 224) if zlib.crc32(value) & 1 else None
         pixels = decode(value, facts, target).pixels
     except Rejected as refusal:
         if not refusal.rejection.detail.endswith("."):
@@ -49,9 +58,7 @@ def try_value(value: bytes) -> None:
         is_scaled = target is not None and facts.format == "jpeg"
         if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not (is_scaled or size == facts.upright_size):
             raise Finding(f"{facts} became {pixels.dtype} {pixels.shape}")
-    spent = time.thread_time() - started
-    if spent > HANG_CPU_S:
-        raise Finding(f"{spent:.2f} CPU seconds; at most {HANG_CPU_S} are allowed")
+    return time.thread_time() - started
 
 
 def mutate(value: bytes, max_size: int, seed: int) -> bytes:
