@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.headrace-installed
 DEMO_STAMP := $(VENV)/.headrace-demo-installed
 
-.PHONY: setup demo test test-unit faults fuzz lint bench lock clean models
+.PHONY: setup demo test test-unit faults fuzz lint audit bench lock clean models
 
 # What the demo needs, and what everything needs: two stamps, so that the demo stays quick on a fresh machine.
 $(DEMO_STAMP): requirements-demo.lock pyproject.toml
@@ -48,6 +48,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Known vulnerabilities of what the lock files name. Needs PyPI's JSON interface: docs/security.md. What can't be asked fails.
+LOCKS := requirements-demo.lock requirements-dev.lock triton_models/requirements-models.lock triton_models/requirements-triton.lock
+audit: $(STAMP)
+	$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip $(addprefix -r ,$(LOCKS))
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks throughput --quick

@@ -24,6 +24,7 @@ PAGES = (
     "docs/architecture.md",
     "docs/records.md",
     "docs/delivery.md",
+    "docs/security.md",
     "docs/development.md",
 )
 # Pages whose `Class.name` are Python's.
