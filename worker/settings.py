@@ -64,9 +64,8 @@ class KafkaSettings(Section, frozen=True):
     request_timeout_ms: Annotated[int, Meta(ge=1000)] = 30_000
     # Without it all travels in plain text. With it the broker must show a certificate for the name it was called by.
     tls: bool = False
-    tls_ca_file: str = (
-        ""  # PEM; empty: the authorities this machine trusts. All three are read anew for each connection
-    )
+    # PEM, read anew for each connection. Empty: the authorities this machine trusts.
+    tls_ca_file: str = ""
     tls_certificate_file: str = ""  # PEM, this worker's own with its chain, for brokers that ask for one
     tls_key_file: str = ""
     sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = ""
