@@ -2,7 +2,7 @@
 
 Bytes and header facts go in, RGB pixels as stored come out. OpenCV is the quickest of the decoders at hand for these
 (PNG 11 ms against Pillow's 14 at 768 x 576, BMP 0.3 against 1.6), and strict enough behind the checks of
-`worker.decode.structure`: libpng verifies the zlib checksum, libwebp refuses incomplete data.
+`worker.decode.structure`, which inflates a PNG's rows itself: libwebp refuses incomplete data, BMP is plain.
 """
 
 from __future__ import annotations
