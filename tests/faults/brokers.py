@@ -38,7 +38,7 @@ def leader_killed(run: Run) -> None:
             run.sleep(1.0, 5.0)
         finally:
             run.kafka.restart(node)
-        run.until_predicting(worker, int(worker.metric("frames_predicted_total")) + 100)
+        run.goes_on()
         sent = feed.end()
     run.finish(sent)
 
@@ -60,7 +60,7 @@ def cut_off_during_a_commit(run: Run) -> None:
             run.sleep(0.0, 2.0)
             proxy.heal()
             run.over()
-            run.until_predicting(worker, int(worker.metric("frames_predicted_total")) + 100)
+            worker = run.goes_on()
         sent += feed.end()
     run.finish(sent)
 
@@ -190,7 +190,7 @@ def _disk_full(run: Run) -> None:
         run.sleep(2.0, 5.0)
         run.kafka.restart()  # somebody made room
         run.over()
-        run.until_predicting(worker, int(worker.metric("frames_predicted_total")) + 100)
+        run.goes_on()
         sent = feed.end()
     run.finish(sent)
 

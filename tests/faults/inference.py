@@ -10,7 +10,6 @@ from confluent_kafka import Message
 from tests.faults.run import Run
 from tests.faults.stage import MODEL
 from tests.faults.workers import BACKLOG
-from tests.rig.worker import WorkerProcess
 
 DEADLINE_MS = 1000
 MOST_EXTRA = 0.2  # requests beyond one a batch
@@ -32,7 +31,7 @@ def killed_and_restarted(run: Run) -> None:
         finally:
             triton.restart()
         run.over()
-        _goes_on(run, worker)
+        run.goes_on()
         sent += feed.end()
     run.finish(sent)
     _repeats_none(run)
@@ -56,7 +55,7 @@ def hangs(run: Run) -> None:
         finally:
             triton.wake()
         run.over()
-        _goes_on(run, worker)
+        run.goes_on()
         sent = feed.end()
     run.finish(sent)
     _repeats_none(run)
@@ -83,7 +82,7 @@ def answers_errors(run: Run) -> None:
             triton.mood("")
         run.over()
         run.until(lambda: worker.metric("breaker_state", endpoint=triton.url) == CLOSED, "the breaker closes")
-        _goes_on(run, worker)
+        run.goes_on()
         sent = feed.end()
         run.until(lambda: worker.metric("frames_in_flight") == 0, "all is answered")
         batches = worker.metric("batches_total") - batches
@@ -123,7 +122,7 @@ def fallback_down_too(run: Run) -> None:
             for server in run.rng.sample((primary, fallback), 2):
                 server.restart()
         run.over()
-        _goes_on(run, worker)
+        run.goes_on()
         by_primary = worker.metric("frames_predicted_total", served_by="primary")
         run.until(
             lambda: worker.metric("frames_predicted_total", served_by="primary") >= by_primary + 100,
@@ -149,7 +148,7 @@ def stub_killed(run: Run) -> None:
         finally:
             triton.restart()
         run.over()
-        _goes_on(run, worker)
+        run.goes_on()
         sent = feed.end()
     run.finish(sent)
     _repeats_none(run)
@@ -166,7 +165,7 @@ def model_switched(run: Run) -> None:
                 run.sleep(0.5, 2.0)
                 run.strike(worker)
                 triton.serve(version)
-                _goes_on(run, worker)
+                run.goes_on()
             sent = feed.end()
     finally:
         triton.serve(1)
@@ -184,10 +183,6 @@ def _made(message: Message) -> tuple[str, str]:
     """The version that a prediction names, and the one whose answer it carries."""
     prediction = json.loads(message.value() or b"")
     return prediction["model"]["version"], str(prediction["classes"][0]["index"])
-
-
-def _goes_on(run: Run, worker: WorkerProcess) -> None:
-    run.until_predicting(worker, int(worker.metric("frames_predicted_total")) + 100)
 
 
 def _repeats_none(run: Run) -> None:

@@ -6,6 +6,7 @@ ends with `finish`; the audit and what is asked of every run are here, the same 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import time
@@ -33,6 +34,8 @@ FRAMES_A_SECOND = 100
 DONE_S = 90.0  # for what is left to be worked off when the fault is over
 READY_S = 60.0
 COMMITTED_S = 10.0
+LEFT = 3  # exit code of a worker that can't go on without a server
+_MORE = 100
 _POLL_S = 0.01
 _QUIET = {"log_level": 2}  # of syslog's: a sender to a broker that is broken on purpose has nothing to add
 
@@ -53,7 +56,8 @@ class Run:
         self.kafka = kafka or stage.kafka
         self.rng = random.Random(f"{label} {seed}")  # the same moments in both modes
         self.topics: Topics = create_topics(self.kafka.bootstrap_servers, PARTITIONS)
-        self.workers: list[WorkerProcess] = []
+        self.workers: list[WorkerProcess] = []  # all that were ever started
+        self._starts: dict[str, tuple[WorkerProcess, Callable[[], WorkerProcess]]] = {}  # the last of each name
         self.strikes: list[Strike] = []
         self.problems: list[str] = []
         self.notes: dict[str, Any] = {}
@@ -88,8 +92,13 @@ class Run:
         without it after the session timeout."""
         if fixed:
             sections["kafka"] = {"group_instance_id": name} | sections.get("kafka", {})
-        self.workers.append(WorkerProcess(self.settings(name, **sections)))
-        return self.workers[-1]
+
+        def start() -> WorkerProcess:
+            self.workers.append(WorkerProcess(self.settings(name, **sections)))
+            self._starts[name] = self.workers[-1], start
+            return self.workers[-1]
+
+        return start()
 
     def feed(self, per_s: float = FRAMES_A_SECOND) -> Feed:
         return Feed(self.topics, per_s, settings=_QUIET)
@@ -124,8 +133,11 @@ class Run:
     def until(self, holds: Callable[[], bool], what: str, timeout_s: float = READY_S) -> None:
         """Wait for it; raises Unmet."""
         deadline = time.monotonic() + timeout_s
-        while not holds():
-            self.check_alive()
+        while True:
+            with contextlib.suppress(OSError):  # a worker that is gone tells nothing, and is looked after below
+                if holds():
+                    return
+            self.tend()
             if time.monotonic() > deadline:
                 raise Unmet(f"not within {timeout_s:g} s: {what}")
             time.sleep(_POLL_S)
@@ -135,6 +147,18 @@ class Run:
         worker.wait_ready(READY_S)
         self.until(lambda: worker.metric("frames_predicted_total") >= least, f"{least} predictions")
 
+    def goes_on(self, name: str = "one") -> WorkerProcess:
+        """After so many more predictions: the worker of that name, or the one that was started in its place."""
+        begun: dict[int, float] = {}
+
+        def more() -> bool:
+            worker = self._starts[name][0]
+            predicted = worker.metric("frames_predicted_total")
+            return predicted >= begun.setdefault(worker.pid, predicted) + _MORE
+
+        self.until(more, f"{_MORE} more predictions")
+        return self._starts[name][0]
+
     def until_busy(self, worker: WorkerProcess, least: int = 1) -> None:
         self.until(lambda: worker.metric("frames_in_flight") >= least, f"{least} frames in flight")
 
@@ -142,10 +166,17 @@ class Run:
         if not holds:
             self.problems.append(what)
 
-    def check_alive(self) -> None:
-        """Raises DependencyError if a worker ended that nobody has ended."""
-        for worker in self.workers:
-            if worker.exit_code not in (None, 0, -9):
+    def tend(self) -> None:
+        """Do what a supervisor does. Raises DependencyError if a worker ended that nobody has ended.
+
+        Exactly once a worker may leave with exit code 3, when the broker does not answer the end of a transaction: it is
+        started again.
+        """
+        for worker, start in list(self._starts.values()):
+            if worker.exit_code == LEFT and self.mode == EXACTLY_ONCE:
+                self.notes["started_again"] = self.notes.get("started_again", 0) + 1
+                start()
+            elif worker.exit_code not in (None, 0, -9):
                 worker.check_alive()
 
     @contextmanager
@@ -169,7 +200,7 @@ class Run:
         that is gone, and left out.
         """
         with self.watching(sent) as auditor:
-            auditor.wait_until_done(DONE_S, self.check_alive)
+            auditor.wait_until_done(DONE_S, self.tend)
             lag = wait_until_committed(self.topics, COMMITTED_S)
             for worker in self.workers:
                 if worker.exit_code is None:
@@ -192,6 +223,8 @@ class Run:
         by_id = verdict.repeated_by_id(records)
         repeats = (audit.duplicates_raw, allowed, by_id)
         self.problems += verdict.problems(self.mode, audit, self.ordered, repeats, fenced.out_of_order, lag)
+        if self.problems:
+            self.notes["repeats"] = verdict.repeats_told(records)
         recovery = verdict.recovery_s(records, self.strikes)
         self.judged = {
             "sent": audit.sent,

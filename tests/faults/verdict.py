@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from tests.rig.outcomes import Audit
@@ -101,6 +102,27 @@ def repeats_allowed(records: Sequence[Written], strikes: Sequence[Strike]) -> in
         fullest = max((bisect_right(times, begin + SECOND) - bisect_left(times, begin) for begin in begins), default=0)
         allowed += strike.in_flight + fullest
     return allowed
+
+
+def repeats_told(records: Iterable[Written]) -> list[str]:
+    """For who looks for a cause: how many frames of a source partition were written by which generation, and then again."""
+    firsts: dict[str, Written] = {}
+    times: dict[tuple[str, int, int], list[tuple[float, float]]] = {}
+    for record in sorted(records, key=lambda record: record.at_s):
+        first = firsts.setdefault(record.id, record)
+        if first is not record:
+            place = (record.source_partition, first.generation, record.generation)
+            times.setdefault(place, []).append((first.at_s, record.at_s))
+    return [
+        f"{len(pairs)} of {source}: generation {one} from {_clock(pairs[0][0])}, {other} from {_clock(pairs[0][1])} "
+        f"to {_clock(pairs[-1][1])}"
+        for (source, one, other), pairs in sorted(times.items())
+    ]
+
+
+def _clock(at_s: float) -> str:
+    """As in the workers' logs."""
+    return f"{datetime.fromtimestamp(at_s):%H:%M:%S.%f}"[:-3]
 
 
 def recovery_s(records: Iterable[Written], strikes: Sequence[Strike]) -> float | None:

@@ -69,6 +69,7 @@ def stopped_past_the_poll_interval(run: Run) -> None:
         time.sleep(max(0.0, run.strikes[-1].at_s + interval_s - time.time()))
         run.sleep(0.0, 1.0)
         hung.resume()
+        run.until(lambda: hung.metric("rebalances_total", kind="lost") > 0, "the woken worker has heard of its loss")
         run.until(lambda: hung.metric("partitions_assigned") == 2, "the woken worker is a member again")
         sent = feed.end()
     run.finish(sent)
