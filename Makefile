@@ -27,9 +27,10 @@ models: $(DEMO_STAMP)
 demo: $(DEMO_STAMP)
 	$(BIN)/headrace demo
 
-# Everything; real Kafka and real Triton are started by the tests themselves.
+# Everything; real Kafka and real Triton are started by the tests themselves. Two processes, since much of it is waiting for
+# sessions to end; a file stays whole and the files in order, which has the long ones first.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25
 
 test-unit: $(STAMP)
 	$(BIN)/python -m pytest tests/unit

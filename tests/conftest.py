@@ -13,11 +13,10 @@ pytest_plugins = ["tests.rig.kafka", "tests.rig.triton"]
 
 # Marker -> the fixtures that stand for the real server.
 _SERVERS = {"kafka": {"kafka", "start_kafka", "topics"}, "triton": {"triton"}}
-_ran = pytest.StashKey[dict[str, int]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_ran] = dict.fromkeys(_SERVERS, 0)
+    config.pluginmanager.register(_Counter())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,14 +27,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     item.add_marker(server)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> object:
-    for server, count in item.config.stash[_ran].items():
-        if item.get_closest_marker(server):
-            item.config.stash[_ran][server] = count + 1
-    return (yield)
+class _Counter:
+    """Hears every test's report, of other processes (pytest-xdist) too."""
 
+    def __init__(self) -> None:
+        self.ran = dict.fromkeys(_SERVERS, 0)
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    ran = config.stash[_ran]
-    terminalreporter.write_line(f"against the real Kafka: {ran['kafka']} tests; the real Triton: {ran['triton']} tests")
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            for server in self.ran:
+                self.ran[server] += server in report.keywords
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        ran = self.ran
+        terminalreporter.write_line(f"against the real Kafka: {ran['kafka']} tests; the real Triton: {ran['triton']} tests")

@@ -170,8 +170,10 @@ class Run:
         """Do what a supervisor does. Raises DependencyError if a worker ended that nobody has ended.
 
         Exactly once a worker may leave with exit code 3, when the broker does not answer the end of a transaction: it is
-        started again.
+        started again. So is a Triton that died of itself.
         """
+        if died := self.stage.tend():
+            self.notes["triton_died"] = self.notes.get("triton_died", 0) + died
         for worker, start in list(self._starts.values()):
             if worker.exit_code == LEFT and self.mode == EXACTLY_ONCE:
                 self.notes["started_again"] = self.notes.get("started_again", 0) + 1

@@ -62,6 +62,11 @@ class Stage:
         """Another endpoint, or the fallback."""
         return self._stack.enter_context(Inference())
 
+    def tend(self) -> int:
+        """Start again what died of itself, as a supervisor would; how many."""
+        tritons = (self.__dict__.get(name) for name in ("triton", "second"))
+        return sum(triton.tend() for triton in tritons if triton)
+
     def end_cluster(self) -> None:
         """Three brokers take half of a small machine: they go as soon as nobody needs them."""
         if "cluster" in self.__dict__:
@@ -105,6 +110,7 @@ class Inference:
 
     def kill(self) -> None:
         """SIGKILL, the models' processes too."""
+        self._wanted = False
         self._server.process.stop(grace_s=0)
         self._server.stop()  # removes what it left in /dev/shm
 
@@ -113,6 +119,13 @@ class Inference:
         self.kill()
         self._server = self._start()
         self._proxy.target_port = _port(self._server.grpc_url)
+
+    def tend(self) -> bool:
+        """Whether it had died without being killed, and was started again: seen once when it woke, its stub first."""
+        died = self._wanted and self._server.process.exit_code is not None
+        if died:
+            self.restart()
+        return died
 
     def hang(self) -> None:
         self._server.process.send_signal(signal.SIGSTOP)
@@ -150,6 +163,7 @@ class Inference:
         return config | {"version_policy": {"specific": {"versions": [version]}}}
 
     def _start(self) -> TritonServer:
+        self._wanted = True
         return TritonServer.start(self.repository, models=[MODEL])
 
 
