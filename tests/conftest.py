@@ -40,4 +40,6 @@ class _Counter:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         ran = self.ran
-        terminalreporter.write_line(f"against the real Kafka: {ran['kafka']} tests; the real Triton: {ran['triton']} tests")
+        terminalreporter.write_line(
+            f"against the real Kafka: {ran['kafka']} tests; the real Triton: {ran['triton']} tests"
+        )
