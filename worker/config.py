@@ -78,6 +78,18 @@ def flat(settings: Settings) -> dict[str, Any]:
     return {key: _dig(tree, key) for key, _ in _leaves(Settings)}
 
 
+def changed(settings: Settings) -> dict[str, Any]:
+    """Dotted key -> value of what is not the default, secrets left out: they may stand in no file."""
+    defaults = flat(Settings())
+    secrets = {key for key, type_ in _leaves(Settings) if type_ is Secret}
+    return {key: value for key, value in flat(settings).items() if value != defaults[key] and key not in secrets}
+
+
+def to_toml(settings: Settings) -> str:
+    """A settings file of what is not the default; JSON's scalars and arrays are written the same in TOML."""
+    return "".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in changed(settings).items())
+
+
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the settings file."""
     return msgspec.json.schema(Settings, schema_hook=_secret_schema)

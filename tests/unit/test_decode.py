@@ -120,6 +120,13 @@ def test_the_scale_is_the_smallest_power_of_two_that_covers_the_target(
     assert decoded(images.encode(images.photo(161, 120), "jpeg"), target).shape[:2] == shape
 
 
+@pytest.mark.parametrize(("orientation", "shape"), [(1, (120, 161)), (2, (239, 322)), (5, (120, 161)), (6, (239, 322))])
+def test_a_jpeg_to_be_turned_is_scaled_only_by_what_divides_its_sides(orientation: int, shape: tuple[int, int]) -> None:
+    """Else its last column, which stands for a part of a pixel, would come first and shift the picture."""
+    value = images.with_orientation(images.photo(322, 239), orientation)
+    assert decoded(value, target=(120, 120)).shape[:2] in (shape, shape[::-1])
+
+
 def test_a_target_leaves_other_formats_at_full_size() -> None:
     assert decoded(images.encode(RGB, "png"), target=(16, 16)).shape == RGB.shape
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import triton_models
 from triton_models.build.contract import read_contract
 from worker.errors import ModelError
-from worker.preprocess.contract import Contract, Rect
+from worker.preprocess.contract import LEAST_COVER, Contract, Rect, denominator_of
 
 REPOSITORY = Path(triton_models.__file__).parent / "repository"
 LITE2 = """
@@ -169,12 +169,32 @@ def test_scaled_decoding_is_never_asked_for_where_the_contract_forbids_it() -> N
     assert contract().decode_target(10_000, 10_000) is None
 
 
-def test_the_decode_target_of_a_large_photo_leaves_the_crop_as_large_as_the_input() -> None:
+def test_a_large_photo_is_decoded_to_the_smallest_scale_that_has_the_crops_pixels() -> None:
     scaled = contract(scaled_decode=True)
-    target = scaled.decode_target(1920, 1080)
-    assert target is not None
-    assert scaled.window(*target).source.width in (260, 261)
-    assert scaled.decode_target(297, 297) is None  # 297 x 0.875 = 260: no pixel to spare
+    assert scaled.decode_target(1920, 1080) == (960, 540)  # 945 pixels of crop; a quarter would be 236 for 260
+    assert scaled.decode_target(1080, 1920) == (540, 960)
+    assert scaled.decode_target(4000, 3000) == (500, 375)
+    assert scaled.decode_target(1001, 1001) == (501, 501)
+    assert scaled.decode_target(400, 400) is None
+
+
+@pytest.mark.parametrize("name", ["bilinear", "area"])
+def test_scaled_decoding_is_refused_with_a_filter_that_would_give_other_predictions(name: str) -> None:
+    with pytest.raises(ModelError, match='scaled_decode = true needs filter = "bilinear_antialias"'):
+        contract(scaled_decode=True, filter=name)
+
+
+@given(sides, sides, st.sampled_from([1, 2, 4, 8]))
+def test_the_scale_of_a_decoded_picture_is_told_from_its_size(width: int, height: int, denominator: int) -> None:
+    decoded = (-(-width // denominator), -(-height // denominator))
+    told = denominator_of(decoded, (width, height))
+    assert told == denominator or max(width, height) <= 8
+    assert decoded == (-(-width // told), -(-height // told))
+
+
+def test_a_size_that_is_no_scale_of_the_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="no scale"):
+        denominator_of((300, 200), (768, 576))
 
 
 MODES: list[dict[str, Any]] = [
@@ -185,19 +205,14 @@ MODES: list[dict[str, Any]] = [
 
 
 @given(sides, sides, models, models, st.sampled_from(MODES))
-def test_an_image_decoded_to_at_least_its_target_is_never_enlarged_after_it(
+def test_an_image_decoded_to_its_target_is_a_scale_of_itself_with_pixels_enough_for_the_input(
     width: int, height: int, model_width: int, model_height: int, mode: dict[str, Any]
 ) -> None:
     scaled = contract(scaled_decode=True, width=model_width, height=model_height, **mode)
     target = scaled.decode_target(width, height)
     if target is None:
         return
-    assert target[0] < width
-    assert target[1] < height
-    # Decoders offer a few scales of the image's own: any that covers the target keeps its aspect ratio to a pixel.
-    for eighths in range(1, 9):
-        decoded = (-(-width * eighths // 8), -(-height * eighths // 8))
-        if decoded[0] >= target[0] and decoded[1] >= target[1]:
-            window = scaled.window(*decoded)
-            assert window.source.width >= window.destination.width
-            assert window.source.height >= window.destination.height
+    denominator = denominator_of(target, (width, height))
+    window = scaled.window(width, height)
+    assert window.source.width >= LEAST_COVER * denominator * window.destination.width
+    assert window.source.height >= LEAST_COVER * denominator * window.destination.height

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -140,6 +141,23 @@ def test_a_picture_that_goes_through_in_bands_looks_as_if_it_went_through_whole(
         assert difference.mean() <= 0.01, (width, height)
 
 
+@pytest.mark.parametrize("engine", [FastTriangle, PillowTriangle])
+def test_a_box_may_begin_inside_a_pixel(engine: type[FastTriangle | PillowTriangle]) -> None:
+    if engine is FastTriangle and find_spec("cykooz_resizer") is None:
+        pytest.skip("fast_image_resize has no wheel for this machine")
+    coarse = np.ascontiguousarray(np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (60, 200, 3)))
+    moved, whole = np.empty((20, 30, 3), np.uint8), np.empty((20, 30, 3), np.uint8)
+    engine()(coarse, moved, (40.75, 3.0, 90.0, 50.0))
+    engine()(coarse, whole, (40.0, 3.0, 90.0, 50.0))
+    inner = moved[:, 2:-2].astype(float) - whole[:, 2:-2]
+    assert 0.5 < inner.mean() <= 1.0  # the ramp rises by 0.75 from one begin to the other
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("worker.preprocess.antialias.BAND_BYTES", 8 * 1024)
+        banded = np.empty_like(moved)
+        engine()(coarse, banded, (40.75, 3.0, 90.0, 50.0))
+    assert np.abs(banded.astype(int) - moved).max() <= 1
+
+
 def test_without_fast_image_resize_pillow_does_the_antialiased_filter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.preprocess.antialias.fir", None)
     assert isinstance(triangle(), PillowTriangle)
@@ -233,3 +251,18 @@ def test_threads_that_share_a_transform_do_not_disturb_each_other(name: str) -> 
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_a_scaled_picture_gives_the_input_of_the_whole_one_where_its_window_lies_between_pixels() -> None:
+    """1440 x 1080: the crop begins at 247 of the whole image's columns, which is 61.75 of a quarter's."""
+    model = contract(scaled_decode=True, width=64, height=64)
+    columns = (128 + 120 * np.sin(np.arange(1440) / 30))[None, :, None]
+    whole = np.ascontiguousarray(np.broadcast_to(columns.round().astype(np.uint8), (1080, 1440, 3)))
+    quarter = cv2.resize(whole, (360, 270), interpolation=cv2.INTER_AREA)
+    expected, out = np.empty(model.tensor_shape, np.uint8), np.empty(model.tensor_shape, np.uint8)
+    CpuTransform(model)(whole, expected)
+    CpuTransform(model)(quarter, out, (1440, 1080))
+    assert np.abs(out.astype(float) - expected).mean() < 0.5
+    beside = np.empty(model.tensor_shape, np.uint8)
+    CpuTransform(model)(quarter, beside)  # as an image of its own its window is rounded
+    assert np.abs(beside.astype(float) - expected).mean() > 1

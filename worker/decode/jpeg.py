@@ -22,6 +22,8 @@ from worker.frames import ImageFacts, Reason, Rejected, Stage, UInt8Array
 MAX_SCAN_PIXELS = 400_000_000
 # Scaled decoding is fast only at these: in-between scales (3/8, 5/8 ...) lack SIMD code and cost more than full size.
 _DENOMINATORS = (8, 4, 2)
+# EXIF orientations that keep the left top corner where it is.
+_UNTURNED = (1, 5)
 # Fill bytes may precede any marker, by the megabyte.
 _FILL = re.compile(rb"\xff+(?=\xff[^\xff])")
 # Markers as little-endian 16-bit words.
@@ -35,7 +37,7 @@ def decode_jpeg(value: bytes, facts: ImageFacts, target: tuple[int, int] | None)
     `target` is (min width, min height) in stored pixels. Raises Rejected: truncated, corrupt, unsupported_format, or
     too_many_pixels where the number of scans makes it a bomb.
     """
-    _survey(value, facts)
+    survey(value, facts)
     width, height = _scaled_size(facts, target)
     try:
         pixels: UInt8Array = simplejpeg.decode_jpeg(
@@ -53,6 +55,8 @@ def decode_jpeg(value: bytes, facts: ImageFacts, target: tuple[int, int] | None)
 def _scaled_size(facts: ImageFacts, target: tuple[int, int] | None) -> tuple[int, int]:
     if target is not None:
         for denominator in _DENOMINATORS:
+            if facts.orientation not in _UNTURNED and (facts.width % denominator or facts.height % denominator):
+                continue  # the last column and row are parts of pixels: turned they would come first and shift the rest
             width, height = (
                 -(-facts.width // denominator),
                 -(-facts.height // denominator),
@@ -62,7 +66,7 @@ def _scaled_size(facts: ImageFacts, target: tuple[int, int] | None) -> tuple[int
     return facts.width, facts.height
 
 
-def _survey(value: bytes, facts: ImageFacts) -> None:
+def survey(value: bytes, facts: ImageFacts) -> None:
     """Refuse scan bombs and second pictures before any decoding.
 
     In coded data 0xff is always followed by 0x00 or a restart marker, so counting markers needs no parse: numpy

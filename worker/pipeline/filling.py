@@ -58,7 +58,7 @@ class Placing:
                 give_back_holes(size // 8)  # what goes over the budget must not come on top of what is kept for speed
             image = decode(frame.value or b"", facts, self.contract.decode_target(*facts.upright_size))
             decoded = time.perf_counter()
-            return self._transform(image.pixels, out), image.decoder, decoded
+            return self._transform(image.pixels, out, facts.upright_size), image.decoder, decoded
         finally:
             self._gate.leave(size)
 

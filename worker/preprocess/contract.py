@@ -24,6 +24,10 @@ from worker.errors import ModelError
 
 # Above any vision model's input; a typo beyond it would make batch slots of gigabytes.
 MAX_SIDE = 8192
+# JPEG's DCT scales are 1/2, 1/4 and 1/8; those between lack SIMD code and cost more than full size.
+DENOMINATORS = (8, 4, 2)
+# A window decoded at such a scale keeps at least this many pixels for each of the model's (docs/preprocessing.md).
+LEAST_COVER = 1.0
 
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
 Resize = Literal["stretch", "letterbox", "shorter_side_crop"]
@@ -88,6 +92,11 @@ class ContractKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             )
         if self.resize == "letterbox" and self.pad_value is None:
             raise ValueError('resize = "letterbox" needs the key `pad_value` (grey level 0..255 around the image)')
+        if self.scaled_decode and self.filter != "bilinear_antialias":
+            raise ValueError(
+                f'scaled_decode = true needs filter = "bilinear_antialias": with "{self.filter}" a scaled picture gives '
+                "other predictions than a whole one"
+            )
 
 
 class Contract(ContractKeys, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -161,37 +170,36 @@ class Contract(ContractKeys, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return Window(_centred(crop, width, height), whole)
 
     def decode_target(self, width: int, height: int) -> tuple[int, int] | None:
-        """Least (width, height), to a pixel, an upright image may be decoded to so that its window is not enlarged then.
+        """Least (width, height) an upright image of this size may be decoded to: the smallest of 1/2, 1/4 and 1/8 of it,
+        rounded up, at which its window still has LEAST_COVER pixels for each of the model's in both directions.
 
-        A decoded size of the image's aspect ratio, at least this large in both sides, will do. None: decode at full
-        size, because the contract forbids scaled decoding or because the image has no pixels to spare.
+        None: decode at full size, because the contract forbids scaled decoding or the image has no pixels to spare.
         """
         if not self.scaled_decode:
             return None
         window = self.window(width, height)
-        scale = max(
-            window.destination.width / window.source.width,
-            window.destination.height / window.source.height,
-        )
-        while scale < 1:
-            target = (math.ceil(width * scale), math.ceil(height * scale))
-            if target[0] >= width or target[1] >= height:
-                return None
-            if _covers(self.window(*target)):
-                return target
-            # The window of the smaller image was rounded down: one more pixel on the shorter side.
-            scale = (min(target) + 1) / min(width, height)
+        for denominator in DENOMINATORS:
+            least = LEAST_COVER * denominator
+            if (
+                window.source.width >= least * window.destination.width
+                and window.source.height >= least * window.destination.height
+            ):
+                return -(-width // denominator), -(-height // denominator)
         return None
+
+
+def denominator_of(decoded: tuple[int, int], full: tuple[int, int]) -> int:
+    """At which of 1, 1/2, 1/4, 1/8 an image of `full` (width, height) was decoded. Raises ValueError if at none of them."""
+    for denominator in (1, *reversed(DENOMINATORS)):
+        if decoded == (-(-full[0] // denominator), -(-full[1] // denominator)):
+            return denominator
+    raise ValueError(f"{decoded[0]} x {decoded[1]} pixels are no scale of an image of {full[0]} x {full[1]}")
 
 
 def digest(parsed: dict[str, Any]) -> str:
     """`sha256:…` of a parsed contract as canonical JSON: comments and the order of keys don't count, values do."""
     canonical = json.dumps(parsed, sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _covers(window: Window) -> bool:
-    return window.source.width >= window.destination.width and window.source.height >= window.destination.height
 
 
 def _rounded(value: float, most: int) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from worker.frames import AnyArray, UInt8Array
 from worker.preprocess.antialias import triangle
-from worker.preprocess.contract import Contract, Filter
+from worker.preprocess.contract import Contract, Filter, denominator_of
 
 Scale = Callable[[UInt8Array, UInt8Array], None]
 
@@ -25,7 +25,8 @@ class CpuTransform:
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
-        self._scale = scaling(contract.filter)
+        self._triangle = triangle()
+        self._scale: Scale = self._triangle if contract.filter == "bilinear_antialias" else scaling(contract.filter)
         self._grid_shape = (contract.height, contract.width, 3)
         self._shape, self._dtype = contract.tensor_shape, contract.dtype
         self._in_place = contract.wire_dtype == "uint8" and contract.layout == "nhwc"
@@ -33,8 +34,11 @@ class CpuTransform:
         self._pad = np.uint8(contract.pad_value or 0)
         self._local = threading.local()
 
-    def __call__(self, pixels: UInt8Array, out: AnyArray) -> UInt8Array:
+    def __call__(self, pixels: UInt8Array, out: AnyArray, full: tuple[int, int] | None = None) -> UInt8Array:
         """Write the model's input for `pixels` ((H, W, 3) uint8 RGB, upright) into `out`, one row of a slot.
+
+        `full` is the (width, height) of the image the pixels were decoded from, of which they may be 1/2, 1/4 or 1/8
+        rounded up (`Contract.decode_target`); None: they are all of it.
 
         Returns the grid: (height, width, 3) uint8 in the contract's colour order, before normalisation. It is `out`
         itself or this thread's scratch: read it before the thread's next call. Raises ValueError if `out` isn't the
@@ -47,11 +51,11 @@ class CpuTransform:
             )
         grid = out if self._in_place else self._scratch("grid", self._grid_shape)
         if self._contract.colour == "rgb":
-            self._fill(pixels, grid)
+            self._fill(pixels, grid, full)
         else:
             # Swapped after scaling: the grid is smaller than the image.
             upright = self._scratch("rgb", self._grid_shape)
-            self._fill(pixels, upright)
+            self._fill(pixels, upright, full)
             cv2.cvtColor(upright, cv2.COLOR_RGB2BGR, dst=grid)
         if self._table is not None:
             self._normalise(grid, out, self._table)
@@ -59,16 +63,22 @@ class CpuTransform:
             np.copyto(out, grid.transpose(2, 0, 1))
         return grid
 
-    def _fill(self, pixels: UInt8Array, grid: UInt8Array) -> None:
-        window = self._contract.window(pixels.shape[1], pixels.shape[0])
+    def _fill(self, pixels: UInt8Array, grid: UInt8Array, full: tuple[int, int] | None) -> None:
+        decoded = (pixels.shape[1], pixels.shape[0])
+        window = self._contract.window(*(full or decoded))
         source, target = window.source, window.destination
-        # Cut first: nothing outside the window is read, and no filter tap reaches beyond it.
-        cut = pixels[source.y : source.y + source.height, source.x : source.x + source.width]
-        if (target.width, target.height) == (self._contract.width, self._contract.height):
-            self._scale(cut, grid)
+        if (target.width, target.height) != (self._contract.width, self._contract.height):
+            grid[...] = self._pad
+            grid = grid[target.y : target.y + target.height, target.x : target.x + target.width]
+        denominator = denominator_of(decoded, full or decoded)
+        if denominator > 1:
+            # The whole image's window, in parts of pixels: rounded to scaled ones it would lie beside it by up to a half,
+            # and that changes more than the scaling does.
+            x, y = source.x / denominator, source.y / denominator
+            self._triangle(pixels, grid, (x, y, source.width / denominator, source.height / denominator))
             return
-        grid[...] = self._pad
-        self._scale(cut, grid[target.y : target.y + target.height, target.x : target.x + target.width])
+        # Cut first: nothing outside the window is read, and no filter tap reaches beyond it.
+        self._scale(pixels[source.y : source.y + source.height, source.x : source.x + source.width], grid)
 
     def _normalise(self, grid: UInt8Array, out: AnyArray, table: AnyArray) -> None:
         if self._contract.wire_dtype == "float16":
