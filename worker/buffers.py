@@ -1,9 +1,9 @@
 """Batch slots: the memory that decode threads fill and an engine reads, and who may use it when.
 
-A `SlotPool` makes all its slots at start, in private memory or in POSIX shared memory that a Triton on the same host
-maps. A decode thread acquires a slot, fills rows, and hands it on; whoever still needs it holds it, and it is free
-again when the last hold is let go. Each shared region's file is locked as long as its worker lives, so the next worker
-that starts knows the files of dead ones and removes them by exact name.
+A `SlotPool` makes all its slots at start: in private memory, in POSIX shared memory that a Triton on the same host
+maps, or in a GPU's memory that a Triton on the same GPU maps. A decode thread acquires a slot, fills rows, and hands it
+on; whoever still needs it holds it, and it is free again when the last hold is let go. Each region's file is locked as
+long as its worker lives, so the next worker that starts knows the files of dead ones and removes them by exact name.
 
 Regions are made with open and mmap on /dev/shm and not with `multiprocessing.shared_memory` (which tritonclient uses
 too): before Python 3.13 that starts a resource tracker, which unlinks regions of other processes that are still in use.
@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from worker.cuda import Cuda, DeviceArray
 from worker.frames import AnyArray
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,19 @@ class SharedRegion:
         return f"/{self.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class CudaRegion:
+    """A named region of a GPU's memory; all of it is one slot. `handle` opens it (CUDA IPC), on Triton's GPU `ordinal`."""
+
+    name: str
+    byte_size: int
+    handle: bytes
+    ordinal: int
+
+
 class Slot:
     """Memory of one batch: `array` is (rows, *shape), row i belongs to the i-th accepted frame.
+    `array` is NumPy's, or CuPy's where the memory is a GPU's; `read` and `write` are for whoever has host memory.
 
     Counted by holds: acquiring gives one, and each further user takes its own before the giver lets go. An engine's
     hold lasts until its request has really ended, because a request past our deadline still executes.
@@ -61,13 +73,28 @@ class Slot:
 
     __slots__ = ("_holds", "_late", "_pool", "array", "index", "region")
 
-    def __init__(self, pool: SlotPool, index: int, array: AnyArray, region: SharedRegion | None) -> None:
+    def __init__(
+        self, pool: SlotPool, index: int, array: AnyArray | DeviceArray, region: SharedRegion | CudaRegion | None
+    ) -> None:
         self.index = index
         self.array = array
         self.region = region
         self._pool = pool
         self._holds = 0
         self._late = False
+
+    def read(self, rows: int) -> AnyArray:
+        """The first `rows` rows in host memory: the slot's own, or a copy of the GPU's."""
+        cuda, filled = self._pool.cuda, self.array[:rows]
+        return filled if cuda is None else cuda.read(filled)
+
+    def write(self, batch: AnyArray) -> None:
+        """`batch` into the first rows; whoever maps the slot sees it when this returns."""
+        cuda = self._pool.cuda
+        if cuda is None:
+            self.array[: len(batch)] = batch
+        else:
+            cuda.write(self.array, batch)
 
     def hold(self) -> None:
         """Take one more hold. Raises RuntimeError on a free slot: only a holder may share it."""
@@ -86,24 +113,31 @@ class SlotPool:
     """`count` slots of (rows, *shape) `dtype`, all made and touched at once, so that nothing is paged in later.
 
     With `shared` each slot is a region of system shared memory; where the machine has none, or not enough of it, the
-    slots are private, `shared` is False, and a warning says so. Thread-safe. `close()` removes the regions' names; the
-    memory itself goes with the last array that uses it.
+    slots are private, `shared` is False, and a warning says so. With `cuda` each is memory of that GPU, an allocation of
+    its own; a region of one byte beside it has its name and says that the worker lives. Thread-safe. `close()` removes
+    the regions' names; the memory itself goes with the last array that uses it.
     """
 
-    def __init__(self, count: int, rows: int, shape: tuple[int, ...], dtype: np.dtype[Any], shared: bool) -> None:
+    def __init__(
+        self,
+        count: int,
+        rows: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        shared: bool,
+        cuda: Cuda | None = None,
+    ) -> None:
+        self.cuda = cuda
         self.rows = rows
         self.shape = shape
         self.dtype = np.dtype(dtype)
         self.slot_bytes = rows * int(np.prod(shape)) * self.dtype.itemsize
         self._changed = threading.Condition()
         self._closed = False
-        files = _make_regions(count, self.slot_bytes) if shared else None
+        files = _make_regions(count, self.slot_bytes if cuda is None else 1) if shared else None
         self.shared = files is not None
         self._remove = weakref.finalize(self, _remove_own, os.getpid(), files or [])  # also at a normal exit
-        self.slots = tuple(
-            Slot(self, i, self._array(files[i] if files else None), files[i].region if files else None)
-            for i in range(count)
-        )
+        self.slots = tuple(self._slot(i, files[i] if files else None) for i in range(count))
         self._free = list(self.slots)
 
     def acquire(self, timeout_s: float, among: Collection[Slot] | None = None) -> Slot | None:
@@ -139,11 +173,17 @@ class SlotPool:
             self._changed.notify_all()
         self._remove()
 
-    def _array(self, file: _RegionFile | None) -> AnyArray:
-        shape = (self.rows, *self.shape)
+    def _slot(self, index: int, file: _RegionFile | None) -> Slot:
+        shape, cuda = (self.rows, *self.shape), self.cuda
+        if cuda is not None:
+            memory = cuda.memory(shape, self.dtype)
+            if file is None:
+                return Slot(self, index, memory, None)
+            region = CudaRegion(file.region.name, memory.nbytes, cuda.handle(memory), cuda.triton_ordinal)
+            return Slot(self, index, memory, region)
         array: AnyArray = np.frombuffer(file.memory, self.dtype).reshape(shape) if file else np.empty(shape, self.dtype)
         array.fill(0)
-        return array
+        return Slot(self, index, array, file.region if file else None)
 
     def _hold(self, slot: Slot) -> None:
         with self._changed:

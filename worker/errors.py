@@ -72,6 +72,16 @@ class NoEndpoint(InferenceUnavailable):
     """No endpoint takes batches now, so this one was not sent."""
 
 
+class GpuMemoryFull(DependencyError):
+    """An allocation on the GPU, or of page-locked memory, failed: the same work in smaller parts may succeed."""
+
+
+class GpuLost(DependencyError):
+    """The CUDA context is dead, and with it all that was on the GPU: only a new process gets another one."""
+
+    can_retry = False
+
+
 class InferenceRejected(HeadraceError):
     """The endpoint answered, and refused this batch: the same batch will be refused again."""
 

@@ -149,6 +149,20 @@ class InferSettings(Section, frozen=True):
         return urls if self.backend == "triton" else ("local",)
 
 
+class GpuSettings(Section, frozen=True):
+    """The GPU that prepares pixels, where `device` lets one; docs/gpu.md."""
+
+    uuid: str = ""  # as `nvidia-smi -L` prints it; empty: the one that both this process and Triton see
+    triton_metrics_port: Port = 8002  # of each endpoint, asked at start which GPUs it has; 0: not asked
+    triton_ordinal: Annotated[int, Meta(ge=0)] = 0  # this GPU's number as Triton counts: 0 where it has only this one
+    # Pixels on their way, in page-locked memory and as much again on the GPU, shared out among the decode threads. All of
+    # it is made at start. 16 frames of 1080p are 95 MiB; what does not fit a thread's share goes in parts.
+    staging_bytes: Annotated[int, Meta(ge=MIB)] = 512 * MIB
+    kernel_folder: str = ""  # where compiled kernels are kept; empty: ~/.cache/headrace/kernels
+    # gpu: JPEGs by nvImageCodec. Off until `make test-gpu` has passed on this very GPU and driver: it compares verdicts.
+    decode: Literal["cpu", "gpu"] = "cpu"
+
+
 class FallbackSettings(Section, frozen=True):
     """The simpler model that answers, marked `served_by: fallback`, while the primary can't. Its task is the primary's."""
 
@@ -215,7 +229,8 @@ class LogSettings(Section, frozen=True):
 class Settings(Section, frozen=True):
     """All of it."""
 
-    device: Literal["auto", "cpu"] = "auto"
+    # Where pixels become the model's input. auto: on the GPU that Triton uses, if this process sees it and has CuPy.
+    device: Literal["auto", "gpu", "cpu"] = "auto"
     kafka: KafkaSettings = msgspec.field(default_factory=KafkaSettings)  # the schema's writer can't encode its secret
     topics: TopicSettings = TopicSettings()
     ingest: IngestSettings = IngestSettings()
@@ -223,6 +238,7 @@ class Settings(Section, frozen=True):
     batching: BatchingSettings = BatchingSettings()
     model: ModelSettings = ModelSettings()
     infer: InferSettings = InferSettings()
+    gpu: GpuSettings = GpuSettings()
     fallback: FallbackSettings = FallbackSettings()
     publish: PublishSettings = PublishSettings()
     delivery: DeliverySettings = DeliverySettings()

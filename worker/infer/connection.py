@@ -12,12 +12,11 @@ from typing import Any
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from worker.buffers import SharedRegion
 from worker.errors import DependencyError, ModelError
 from worker.frames import AnyArray, TensorSpec
 from worker.infer.errors import start_error
 from worker.infer.facts import ModelFacts, read_facts
-from worker.infer.shared_memory import ASK_TIMEOUT_S, is_same_host
+from worker.infer.shared_memory import ASK_TIMEOUT_S, Region, is_same_host
 
 WARM_UP_S = 120.0  # a first inference may load kernels or build caches
 _CHANNEL = [
@@ -108,7 +107,7 @@ class Connection:
             raise start_error(error, self.url, self.model) from error
         return read_facts(metadata, config, version, self._expected, self._output_names)
 
-    def infer(self, batch: AnyArray, region: SharedRegion | None, outputs: Sequence[TensorSpec]) -> dict[str, AnyArray]:
+    def infer(self, batch: AnyArray, region: Region | None, outputs: Sequence[TensorSpec]) -> dict[str, AnyArray]:
         """One batch, waited for. Raises InferenceServerException, ModelError."""
         result = self.client.infer(
             self.model,
@@ -120,7 +119,7 @@ class Connection:
         return self.read(result, outputs, len(batch))
 
     def send(
-        self, batch: AnyArray, region: SharedRegion | None, timeout_s: float, received: Callable[[Any, Any], None]
+        self, batch: AnyArray, region: Region | None, timeout_s: float, received: Callable[[Any, Any], None]
     ) -> None:
         """Start inference of `batch`, by name if `region` holds it. `received(result, error)` runs on gRPC's thread.
 
@@ -154,7 +153,7 @@ class Connection:
             outputs[spec.name] = array
         return outputs
 
-    def _input(self, batch: AnyArray, region: SharedRegion | None) -> Any:
+    def _input(self, batch: AnyArray, region: Region | None) -> Any:
         tensor = triton.InferInput(self._expected.name, list(batch.shape), self._datatype)
         if region is None:
             return tensor.set_data_from_numpy(batch)

@@ -95,7 +95,7 @@ class LocalEngine:
             call.end(InferenceUnavailable(f"{self._endpoint} came to the batch too late, or was closed."))
             return
         try:
-            batch = call.slot.array[: call.rows]
+            batch = call.slot.read(call.rows)
             arrays = self._session.run(self._output_names, {self.input.name: batch})
         except Exception as error:  # onnxruntime's own kinds, by none of which one could tell more
             outcome = InferenceRejected(f"{self._endpoint} failed on the batch: {error}")

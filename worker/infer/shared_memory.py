@@ -11,15 +11,16 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
-from worker.buffers import SharedRegion, Slot, SlotPool, is_region_of_a_dead_worker
+from worker.buffers import CudaRegion, SharedRegion, Slot, SlotPool, is_region_of_a_dead_worker
 from worker.errors import HeadraceError, InferenceUnavailable
 from worker.frames import AnyArray
+from worker.infer.cuda_memory import CudaRegistry
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ _TOLERANCE = 1e-3  # of the largest output: the same bytes differ by far less, h
 _UNREGISTER_TRIES = 20  # of 50 ms: Triton counts a region as in use until a moment after its answer is out
 _TURN_S = 0.2  # how often a wait for a slot looks whether the engine closed
 
-Infer = Callable[[AnyArray, SharedRegion | None], Mapping[str, AnyArray]]
+Region = SharedRegion | CudaRegion
+Infer = Callable[[AnyArray, Region | None], Mapping[str, AnyArray]]
 
 
 def is_same_host(url: str) -> bool:
@@ -121,9 +123,11 @@ class Regions:
         if region is None:
             raise NotSharedError("the slots are private memory")
         register(self._client, region)
-        rows = slot.array[: _SAMPLE_ROWS if self._proven else len(slot.array)]
+        count = _SAMPLE_ROWS if self._proven else len(slot.array)
+        rows = np.empty((count, *slot.array.shape[1:]), slot.array.dtype)
         for seed in _GOLDEN_SEEDS:
             golden(rows, seed)
+            slot.write(rows)
             key = (seed, len(rows))
             if key not in expected:
                 expected[key] = self._infer(rows, None)
@@ -140,7 +144,7 @@ class Regions:
         self.forget()
         try:
             for slot in pool.slots:
-                if slot.region is not None and not unregister(self._client, slot.region.name):
+                if slot.region is not None and not unregister(_registry(self._client, slot.region), slot.region.name):
                     log.warning(
                         "Triton still reads region %s; it keeps it until a later worker starts.", slot.region.name
                     )
@@ -148,23 +152,53 @@ class Regions:
             log.warning("Triton keeps our regions until a later worker starts: %s.", error.message())
 
 
-def register(client: Any, region: SharedRegion) -> None:
+class SystemRegistry:
+    """Triton's registry of regions in system shared memory. By `client`, tritonclient's for gRPC; raises what it raises."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def register(self, region: SharedRegion, timeout_s: float) -> None:
+        """Give the server `region`."""
+        self._client.register_system_shared_memory(region.name, region.key, region.byte_size, client_timeout=timeout_s)
+
+    def unregister(self, name: str, timeout_s: float) -> None:
+        """Take it back."""
+        self._client.unregister_system_shared_memory(name, client_timeout=timeout_s)
+
+    def names(self, timeout_s: float) -> Iterable[str]:
+        """All that are registered, whoever's."""
+        regions: Iterable[str] = self._client.get_system_shared_memory_status(client_timeout=timeout_s).regions
+        return regions
+
+
+Registry = SystemRegistry | CudaRegistry
+
+
+def _registry(client: Any, region: Region) -> Registry:
+    return CudaRegistry(client) if isinstance(region, CudaRegion) else SystemRegistry(client)
+
+
+def register(client: Any, region: Region) -> None:
     """Register `region`; one that is already there is fine, because names are never used twice."""
     try:
-        client.register_system_shared_memory(region.name, region.key, region.byte_size, client_timeout=ASK_TIMEOUT_S)
+        if isinstance(region, CudaRegion):
+            CudaRegistry(client).register(region, ASK_TIMEOUT_S)
+        else:
+            SystemRegistry(client).register(region, ASK_TIMEOUT_S)
     except InferenceServerException as error:
         if "ALREADY_EXISTS" not in str(error.status()):
             raise
 
 
-def unregister(client: Any, name: str) -> bool:
+def unregister(registry: Registry, name: str) -> bool:
     """Whether the server has let go of the region, or is gone itself. False while a request still reads it.
 
     Raises InferenceServerException where it does not answer in time.
     """
     for _ in range(_UNREGISTER_TRIES):
         try:
-            client.unregister_system_shared_memory(name, client_timeout=LEAVE_TIMEOUT_S)
+            registry.unregister(name, LEAVE_TIMEOUT_S)
         except InferenceServerException as error:
             if "DEADLINE_EXCEEDED" in str(error.status()):
                 raise
@@ -178,10 +212,12 @@ def unregister(client: Any, name: str) -> bool:
 
 def unregister_dead_workers(client: Any) -> None:
     """Free what killed workers left registered at a server on this host: their memory is held for nobody."""
-    with contextlib.suppress(InferenceServerException):
-        for name in client.get_system_shared_memory_status(client_timeout=ASK_TIMEOUT_S).regions:
-            if is_region_of_a_dead_worker(name) and unregister(client, name):
-                log.info("Took the region %s of a dead worker from Triton.", name)
+    registries: tuple[Registry, ...] = (SystemRegistry(client), CudaRegistry(client))
+    for registry in registries:
+        with contextlib.suppress(InferenceServerException):  # a Triton without CUDA does not know the second
+            for name in registry.names(ASK_TIMEOUT_S):
+                if is_region_of_a_dead_worker(name) and unregister(registry, name):
+                    log.info("Took the region %s of a dead worker from Triton.", name)
 
 
 def reason(error: Exception) -> str:

@@ -22,14 +22,14 @@ from typing import Any, Literal
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
-from worker.buffers import SharedRegion, Slot, SlotPool
+from worker.buffers import Slot, SlotPool
 from worker.errors import DependencyError, HeadraceError, InferenceUnavailable, ModelError
 from worker.frames import Answer, AnyArray, ModelIdentity, TensorSpec
 from worker.infer.calls import Call, Timer
 from worker.infer.connection import WARM_UP_S, Connection
 from worker.infer.engine import Done, check_fit
 from worker.infer.errors import inference_error, is_lost_connection, is_missing_region, start_error
-from worker.infer.shared_memory import NotSharedError, Regions, reason, unregister_dead_workers
+from worker.infer.shared_memory import NotSharedError, Region, Regions, reason, unregister_dead_workers
 
 log = logging.getLogger(__name__)
 
@@ -176,9 +176,8 @@ class TritonEngine:
         region = call.slot.region if shared else None
         timeout_s = max(call.deadline - time.monotonic(), 0.001) if region is None else SHARED_RPC_BOUND_S
         try:
-            self._connection.send(
-                call.slot.array[: call.rows], region, timeout_s, partial(self._received, call, shared)
-            )
+            batch = call.slot.array[: call.rows] if shared else call.slot.read(call.rows)
+            self._connection.send(batch, region, timeout_s, partial(self._received, call, shared))
         except (InferenceServerException, ValueError) as error:  # ValueError: the channel is closed
             outcome = InferenceUnavailable(f"{self._connection.endpoint} could not be asked: {error}")
             self._timer.at(0.0, partial(self._end, call, outcome))
@@ -274,5 +273,5 @@ class TritonEngine:
         with contextlib.suppress(RuntimeError):  # closed meanwhile
             self._upkeep.submit(self._restore)
 
-    def _infer_now(self, batch: AnyArray, region: SharedRegion | None) -> Mapping[str, AnyArray]:
+    def _infer_now(self, batch: AnyArray, region: Region | None) -> Mapping[str, AnyArray]:
         return self._connection.infer(batch, region, self.outputs)

@@ -17,7 +17,8 @@ from worker.malloc import keep_big_buffers
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.fallback import Fallback
-from worker.pipeline.filling import Filler, Placing
+from worker.pipeline.filling import Admission, Fill, Filler, Filling, Placing
+from worker.pipeline.filling_gpu import GpuFilling, open_lanes
 from worker.pipeline.inferring import Inferring
 from worker.pipeline.journal import open_journal
 from worker.pipeline.model import ServedModels
@@ -66,12 +67,14 @@ class Core:
         batching = settings.batching
         self.threads = settings.decode.threads or min(len(os.sched_getaffinity(0)), MAX_DECODE_THREADS)
         self.queue = FrameQueue(BatchRule(batching.max_batch_size, batching.linger_ms / 1000), clock=time.monotonic)
+        lanes = open_lanes(settings, model.contract, self.threads)
         self._pool = SlotPool(
             batching.max_in_flight + self.threads,
             batching.max_batch_size,
             model.contract.tensor_shape,
             model.contract.dtype,
             shared=settings.infer.backend == "triton" and settings.infer.shared_memory != "off",
+            cuda=lanes.cuda if lanes else None,
         )
         try:
             model.engine.attach(self._pool)
@@ -103,13 +106,15 @@ class Core:
             answered,
             failure.report,
         )
+        limits = ImageLimits(ingest.max_frame_bytes, ingest.max_pixels, frozenset(ingest.formats))
+        admit = Admission(limits, self._journal)
+        fill: Fill = (
+            GpuFilling(lanes, gate, admit, metrics) if lanes else Filling(Placing(model.contract, gate), admit, metrics)
+        )
         self._filler = Filler(
             self.queue,
             self._pool,
-            Placing(model.contract, gate),
-            ImageLimits(ingest.max_frame_bytes, ingest.max_pixels, frozenset(ingest.formats)),
-            self._journal,
-            metrics,
+            fill,
             lambda prepared, slot: self._inferring.submit(prepared, slot) if slot else answered(prepared, None),
             failure.report,
         )

@@ -52,12 +52,13 @@ class Divider:
         everyone = list(range(rows))
         findings = _Findings()
         halves = len(everyone) // 2
-        failure = self._search(engine, slot.array, [everyone[:halves], everyone[halves:]], findings)
+        pixels = slot.read(rows)
+        failure = self._search(engine, pixels, [everyone[:halves], everyone[halves:]], findings)
         if failure is None and len(findings.models) > 1:
             # The model was switched meanwhile. A prediction names one version, so the good rows are asked anew, together.
             good = sorted(row for group, _ in findings.answers for row in group)
             findings.answers.clear()
-            failure = self._search(engine, slot.array, [good], findings)
+            failure = self._search(engine, pixels, [good], findings)
         if failure is None and len(findings.models) > 1:
             failure = InferenceUnavailable("the model changes faster than a batch can be divided")
         return failure or _merged(rows, findings, engine, served_by, since)

@@ -1,7 +1,8 @@
 """Decode threads: each takes a whole batch of frames, with a slot already in hand, and writes every frame's pixels once.
 
 encoded bytes -> header facts -> decoded pixels -> model input, straight in the frame's row of the slot. A frame that
-can't go on leaves a rejection and no row.
+can't go on leaves a rejection and no row. `Filler` owns the threads; `Filling` is what they do on the CPU, and
+`worker.pipeline.filling_gpu` what they do with a GPU.
 """
 
 from __future__ import annotations
@@ -10,13 +11,27 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from worker.batching import FrameQueue, Taken
 from worker.buffers import Slot, SlotPool
 from worker.decode import decode, decode_bytes
-from worker.frames import AnyArray, Frame, ImageFacts, Prepared, Reason, Rejected, Rejection, Row, Stage, UInt8Array
+from worker.frames import (
+    AnyArray,
+    Float32Array,
+    Frame,
+    ImageFacts,
+    Prepared,
+    Reason,
+    Rejected,
+    Rejection,
+    Row,
+    Stage,
+    UInt8Array,
+)
 from worker.ingest.budget import PixelGate
 from worker.ingest.validate import ImageLimits, inspect
 from worker.malloc import give_back_holes
@@ -28,6 +43,8 @@ from worker.statistics.features import FEATURES, features
 
 log = logging.getLogger(__name__)
 
+Used = TypeVar("Used")
+
 # How long a thread waits for a slot before it looks whether it should end.
 SLOT_WAIT_S = 0.2
 CRASHED = Rejection(
@@ -38,8 +55,32 @@ CRASHED = Rejection(
 )
 
 
+def decoded(
+    frame: Frame,
+    facts: ImageFacts,
+    target: tuple[int, int] | None,
+    gate: PixelGate,
+    use: Callable[[UInt8Array], Used],
+) -> tuple[Used, str, float]:
+    """What `use` makes of the frame's pixels, their decoder, and when they were decoded. Raises Rejected.
+
+    What the decoder holds meanwhile passes the gate; `target` is as in `decode`. A function of its own, so that the
+    picture's megabytes are free again when the gate believes so.
+    """
+    size = decode_bytes(facts)
+    gate.enter(size)
+    try:
+        if gate.exceeded_by(size):
+            give_back_holes(size // 8)  # what goes over the budget must not come on top of what is kept for speed
+        image = decode(frame.value or b"", facts, target)
+        at = time.perf_counter()
+        return use(image.pixels), image.decoder, at
+    finally:
+        gate.leave(size)
+
+
 class Placing:
-    """Frames to one model's input, by its contract; what the decoders hold meanwhile passes the gate. For any thread."""
+    """Frames to one model's input, by its contract. For any thread."""
 
     def __init__(self, contract: Contract, gate: PixelGate) -> None:
         self.contract = contract
@@ -47,46 +88,124 @@ class Placing:
         self._gate = gate
 
     def __call__(self, frame: Frame, facts: ImageFacts, out: AnyArray) -> tuple[UInt8Array, str, float]:
-        """Write the frame's model input into `out`: its grid, its decoder, and when it was decoded. Raises Rejected.
+        """Write the frame's model input into `out`: its grid, its decoder, and when it was decoded. Raises Rejected."""
+        size = facts.upright_size
+        transform = self._transform
+        target = self.contract.decode_target(*size)
+        return decoded(frame, facts, target, self._gate, lambda pixels: transform(pixels, out, size))
 
-        A function of its own, so that the picture's megabytes are free again when the gate believes so.
-        """
-        size = decode_bytes(facts)
-        self._gate.enter(size)
+
+class Admission:
+    """Which frames are decoded at all: not what crashed workers before, nor what its header speaks against."""
+
+    def __init__(self, limits: ImageLimits, journal: CrashJournal | None) -> None:
+        self._limits = limits
+        self._journal = journal
+        self._suspects = journal.suspects if journal else frozenset()
+
+    def __call__(self, frame: Frame, thread: int) -> ImageFacts | Rejection:
+        """Facts of the header, or the verdict. Decode thread `thread` has entered the frame."""
+        if self._suspects and frame.id in self._suspects:
+            return CRASHED
+        self.enter(frame, thread)
         try:
-            if self._gate.exceeded_by(size):
-                give_back_holes(size // 8)  # what goes over the budget must not come on top of what is kept for speed
-            image = decode(frame.value or b"", facts, self.contract.decode_target(*facts.upright_size))
-            decoded = time.perf_counter()
-            return self._transform(image.pixels, out, facts.upright_size), image.decoder, decoded
-        finally:
-            self._gate.leave(size)
+            return inspect(frame.value, self._limits)
+        except Rejected as verdict:
+            return verdict.rejection
+
+    def enter(self, frame: Frame, thread: int) -> None:
+        """If native code takes the process down now, it was this frame."""
+        if self._journal is not None:
+            self._journal.enter(thread, frame.id)
+
+    def leave(self, thread: int) -> None:
+        """It is none of them."""
+        if self._journal is not None:
+            self._journal.leave(thread)
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What has become of a batch's frames so far, and the seconds that each stage took for those with a row."""
+
+    rows: list[Row] = field(default_factory=list)
+    rejections: dict[int, Rejection] = field(default_factory=dict)
+    validate_s: list[float] = field(default_factory=list)
+    decode_s: list[float] = field(default_factory=list)
+    preprocess_s: list[float] = field(default_factory=list)
+
+    def row(
+        self, index: int, facts: ImageFacts, decoder: str, validate_s: float, decode_s: float, preprocess_s: float
+    ) -> None:
+        """Frame `index` has the next row."""
+        self.validate_s.append(validate_s)
+        self.decode_s.append(decode_s)
+        self.preprocess_s.append(preprocess_s)
+        self.rows.append(Row(index, facts, decoder, decode_s * 1000))
+
+    def prepared(self, taken: Taken, values: Float32Array, metrics: Metrics) -> Prepared:
+        """All frames are gathered; `values` are the features of their rows."""
+        metrics.stage(Stage.BATCH, [max(0.0, taken.at - taken.frames[0].received_at)])
+        metrics.stage(Stage.VALIDATE, self.validate_s)
+        metrics.stage(Stage.DECODE, self.decode_s)
+        metrics.stage(Stage.PREPROCESS, self.preprocess_s)
+        rows = tuple(self.rows)
+        return Prepared(taken.number, taken.frames, rows, self.rejections, values, taken.at, time.monotonic())
+
+
+class Filling:
+    """A batch on the CPU: one frame after the other, from its bytes to its row."""
+
+    def __init__(self, place: Placing, admit: Admission, metrics: Metrics) -> None:
+        self._place = place
+        self._admit = admit
+        self._metrics = metrics
+
+    def __call__(self, taken: Taken, slot: Slot, thread: int) -> Prepared:
+        """The batch, its rows in `slot`."""
+        gathered = Gathered()
+        values = np.empty((len(taken.frames), len(FEATURES)), np.float32)
+        for index, frame in enumerate(taken.frames):
+            started = time.perf_counter()
+            facts = self._admit(frame, thread)
+            if isinstance(facts, Rejection):
+                gathered.rejections[index] = facts
+                continue
+            validated = time.perf_counter()
+            row = len(gathered.rows)
+            try:
+                grid, decoder, at = self._place(frame, facts, slot.array[row])
+            except Rejected as verdict:
+                gathered.rejections[index] = verdict.rejection
+                continue
+            features(grid, values[row], self._place.contract.colour)
+            gathered.row(index, facts, decoder, validated - started, at - validated, time.perf_counter() - at)
+        self._admit.leave(thread)
+        return gathered.prepared(taken, values[: len(gathered.rows)], self._metrics)
+
+
+# The batch, its rows in the slot, by decode thread number so and so.
+Fill = Callable[[Taken, Slot, int], Prepared]
 
 
 class Filler:
     """The decode pool. `deliver(prepared, slot)` gets each batch; the slot is None if no frame of it has a row.
 
-    `failed` hears of an exception that no rule foresees; the thread ends, and nothing of its batch is committed.
+    `fill` is Filling or its twin for a GPU. `failed` hears of an exception that no rule foresees; the
+    thread ends, and nothing of its batch is committed.
     """
 
     def __init__(
         self,
         queue: FrameQueue,
         pool: SlotPool,
-        place: Placing,
-        limits: ImageLimits,
-        journal: CrashJournal | None,
-        metrics: Metrics,
+        fill: Fill,
         deliver: Callable[[Prepared, Slot | None], None],
         failed: Callable[[BaseException], None],
     ) -> None:
         self._queue = queue
         self._pool = pool
-        self._place = place
-        self._limits = limits
-        self._journal = journal
-        self._suspects = journal.suspects if journal else frozenset()
-        self._metrics = metrics
+        self._fill = fill
         self._deliver = deliver
         self._failed = failed
         self._ending = threading.Event()
@@ -124,41 +243,3 @@ class Filler:
         except BaseException as error:
             log.exception("a decode thread failed")
             self._failed(error)
-
-    def _fill(self, taken: Taken, slot: Slot, thread: int) -> Prepared:
-        rows: list[Row] = []
-        rejections: dict[int, Rejection] = {}
-        values = np.empty((len(taken.frames), len(FEATURES)), np.float32)
-        validate_s, decode_s, preprocess_s = [], [], []
-        journal = self._journal
-        for index, frame in enumerate(taken.frames):
-            started = time.perf_counter()
-            if journal is not None:
-                frame_id = frame.id
-                if frame_id in self._suspects:
-                    rejections[index] = CRASHED
-                    continue
-                journal.enter(thread, frame_id)
-            try:
-                facts = inspect(frame.value, self._limits)
-                validated = time.perf_counter()
-                row = len(rows)
-                grid, decoder, decoded = self._place(frame, facts, slot.array[row])
-                features(grid, values[row], self._place.contract.colour)
-            except Rejected as verdict:
-                rejections[index] = verdict.rejection
-                continue
-            finished = time.perf_counter()
-            validate_s.append(validated - started)
-            decode_s.append(decoded - validated)
-            preprocess_s.append(finished - decoded)
-            rows.append(Row(index, facts, decoder, (decoded - validated) * 1000))
-        if journal is not None:
-            journal.leave(thread)
-        self._metrics.stage(Stage.BATCH, [max(0.0, taken.at - taken.frames[0].received_at)])
-        self._metrics.stage(Stage.VALIDATE, validate_s)
-        self._metrics.stage(Stage.DECODE, decode_s)
-        self._metrics.stage(Stage.PREPROCESS, preprocess_s)
-        return Prepared(
-            taken.number, taken.frames, tuple(rows), rejections, values[: len(rows)], taken.at, time.monotonic()
-        )
