@@ -29,6 +29,7 @@ _NO_DEVICE, _DRIVER_MISMATCH = 100, 803
 _TRITON_UUID = re.compile(r'gpu_uuid="([^"]+)"')
 _METRICS_S = 1.0  # a page on this host comes in milliseconds
 _METRICS_BYTES = 4 << 20
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # Triton is no website: past any proxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,7 @@ class Choice:
 
 def decide(settings: Settings) -> Choice:
     """Look and choose. Raises as `choose`."""
-    wanted = settings.device != "cpu" and settings.infer.backend == "triton"
-    return choose(settings, look(settings) if wanted else Sight())
+    return choose(settings, look(settings))
 
 
 def choose(settings: Settings, sight: Sight) -> Choice:
@@ -120,7 +120,9 @@ def _same(left: str, right: str) -> bool:
 
 
 def look(settings: Settings) -> Sight:
-    """What driver, packages and Triton say. Waits a second at most for each endpoint."""
+    """What driver, packages and Triton say, where the settings leave a choice. Waits a second at most for each endpoint."""
+    if settings.device == "cpu" or settings.infer.backend == "local":
+        return Sight()
     try:
         gpus, trouble = visible_gpus(ctypes.CDLL(_DRIVER)), ""
     except OSError:
@@ -182,7 +184,7 @@ def _ask_tritons(endpoints: Iterable[str], port: int) -> frozenset[str] | None:
     for endpoint in endpoints if port else ():
         url = f"http://{endpoint.rpartition(':')[0]}:{port}/metrics"
         try:
-            with urllib.request.urlopen(url, timeout=_METRICS_S) as page:
+            with _DIRECT.open(url, timeout=_METRICS_S) as page:
                 told |= uuids_of(page.read(_METRICS_BYTES).decode(errors="replace"))
             has_answer = True
         except (OSError, ValueError) as error:

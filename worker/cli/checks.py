@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
-import shutil
-import subprocess
 from collections.abc import Iterator
 from enum import StrEnum
 from importlib import metadata
-from typing import Any
+from pathlib import Path
 
 import msgspec
 import psutil
 
-from worker import security, topics
+from worker import device, security, topics
 from worker.cli.broker import DEAD_LETTER_EXTRA_BYTES
 from worker.errors import HeadraceError
 from worker.settings import MIB, Settings
@@ -31,7 +30,7 @@ _SHOWN = (
     "tritonclient",
 )
 _CODECS = {"lz4": "lz4", "snappy": "python-snappy", "zstandard": "zstandard"}
-_NVIDIA_SMI_S = 10.0  # it has been seen to hang on a broken driver
+_GPU_PACKAGES = ("cupy-cuda12x", "cupy-cuda13x", "nvidia-nvimgcodec-cu12", "nvidia-nvimgcodec-cu13")
 
 
 class Verdict(StrEnum):
@@ -83,18 +82,28 @@ def memory(settings: Settings) -> Iterator[Finding]:
 
 
 def gpu(settings: Settings) -> Iterator[Finding]:
-    """Whether there is a GPU; its absence is no failure, the CPU does the same work."""
-    if settings.device == "cpu":
-        yield Finding("gpu", Verdict.OK, "not wanted (device = cpu)")
+    """Where pixels are prepared, and why. A missing GPU is no failure unless it is demanded: the CPU does the same work."""
+    sight = device.look(settings)
+    try:
+        choice = device.choose(settings, sight)
+    except HeadraceError as error:
+        yield Finding("device", Verdict.FAIL, str(error), "or set device to auto or cpu", exit_code=error.exit_code)
         return
-    names = _gpu_names()
-    if not names:
-        yield Finding("gpu", Verdict.OK, "none seen: decoding and preprocessing run on the CPU")
-    elif importlib.util.find_spec("cupy") is None:
-        detail = f"{', '.join(names)}, but cupy is not installed: the CPU does the work"
-        yield Finding("gpu", Verdict.WARN, detail, "pip install 'headrace[gpu]'")
+    is_missed = choice.gpu is None and bool(sight.gpus)
+    yield Finding("device", Verdict.WARN if is_missed else Verdict.OK, str(choice), choice.remedy)
+    if choice.gpu is None:
+        return
+    versions = {name: _version(name) for name in _GPU_PACKAGES}
+    shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    yield Finding("gpu versions", Verdict.OK, shown)
+    if _has_mps():
+        detail = "by MPS: worker and Triton run side by side, and a fault of either ends both"
     else:
-        yield Finding("gpu", Verdict.OK, ", ".join(names))
+        detail = "no MPS: worker and Triton take turns on the GPU (docs/gpu.md has the price of either)"
+    yield Finding("gpu sharing", Verdict.OK, detail)
+    if settings.gpu.decode == "gpu":
+        detail = "nvImageCodec decodes JPEGs: its verdicts on damaged ones are proven by `make test-gpu` alone"
+        yield Finding("gpu decode", Verdict.WARN, detail, "run it with this driver, or set gpu.decode to cpu")
 
 
 def broker(settings: Settings) -> Iterator[Finding]:
@@ -208,15 +217,9 @@ def _alter(topic: str, limit: int) -> str:
     return f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config max.message.bytes={limit}"
 
 
-def _gpu_names() -> list[str]:
-    if shutil.which("nvidia-smi") is None:
-        return []
-    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        told: Any = subprocess.run(command, capture_output=True, text=True, timeout=_NVIDIA_SMI_S, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in told.stdout.splitlines() if line.strip()]
+def _has_mps() -> bool:
+    """Whether the control daemon of CUDA's Multi-Process Service is where this process would look for it."""
+    return (Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")) / "control").exists()  # noqa: S108
 
 
 def _version(name: str) -> str | None:
