@@ -228,8 +228,13 @@ class _Cupy:
             self._device.synchronize()
 
     def kernels(self, plan: Plan, most_images: int) -> Launch:
-        with mapped_errors():
-            launch = Preprocess(plan, self._cubins, most_images)
+        try:
+            with mapped_errors():
+                launch = Preprocess(plan, self._cubins, most_images)
+        except (OSError, RuntimeError) as error:  # the folder, or the compiler
+            raise DependencyError(
+                f"the kernels can't be had from gpu.kernel_folder, {self._cubins}: {error}"
+            ) from error
 
         def run(*arguments: Any) -> None:
             with mapped_errors():
