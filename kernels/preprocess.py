@@ -1,11 +1,12 @@
 """The one thing that touches a device: launches the kernels through CuPy on a stream of the caller's.
 
-Decoded images in device memory go in; rows of a batch slot, and the sums that statistics are made of, come out. Nothing
-here waits for the device.
+Decoded images in device memory go in; rows of a batch slot, and the sums that statistics are made of, come out. All of it
+is put on the stream, none of it waited for.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from kernels.statistics import SUMS
 
 # Tables of an axis, 20 KB each for 1080p onto 224 and 600 KB at most: cameras have few sizes, photos have many.
 MAX_TABLES = 128
+
+# Calls whose jobs may be on their way at once: a caller further ahead than this waits for the device.
+STAGED = 4
 
 
 class DeviceArray(Protocol):
@@ -42,7 +46,18 @@ class Preprocess:
         self._plan = plan
         self._max_batch = max_batch
         self._kernel = modules.load(cubins, cupy.cuda.Device()).get_function(launch.kernel_name(plan))
-        self._jobs = cupy.empty(max_batch * launch.JOB.itemsize, np.uint8)
+        job_bytes = max_batch * launch.JOB.itemsize
+        self._jobs = cupy.empty(job_bytes, np.uint8)
+        # Pinned, since a copy from pageable memory may wait for all of the stream.
+        self._staging = itertools.cycle(
+            [
+                (
+                    np.frombuffer(cupy.cuda.alloc_pinned_memory(job_bytes), launch.JOB, max_batch),
+                    cupy.cuda.Event(disable_timing=True),
+                )
+                for _ in range(STAGED)
+            ]
+        )
         self._levels = cupy.asarray(plan.levels().view(np.uint8))
         self._tables: OrderedDict[launch.TableKey, Any] = OrderedDict()
         cupy.cuda.get_current_stream().synchronize()  # the levels are there for every stream
@@ -71,8 +86,11 @@ class Preprocess:
         with stream:
             used: dict[launch.TableKey, Any] = {}
             jobs = launch.jobs(plan, views, placements, lambda key: self._table(key, used, stream))
-            # From pageable memory: the driver has taken its copy when the call returns.
-            self._upload(self._jobs.data.ptr, jobs, stream)
+            staged, copied = next(self._staging)
+            copied.synchronize()
+            staged[:count] = jobs
+            self._upload(self._jobs.data.ptr, staged[:count], stream)
+            copied.record(stream)
             if totals:
                 runtime.memsetAsync(totals, 0, count * SUMS * 8, stream.ptr)
             addresses = (self._jobs.data.ptr, self._levels.data.ptr, slot, totals)
@@ -81,21 +99,23 @@ class Preprocess:
                 (launch.THREADS, 1, 1),
                 (*(np.uint64(address) for address in addresses), *launch.scalars(plan)),
             )
-        # Tables put out of the cache above return to CuPy's pool, which reuses memory of a stream only in its order.
-        used.clear()
 
     def _table(self, key: launch.TableKey, used: dict[launch.TableKey, Any], stream: Any) -> int:
-        array = used.get(key)
-        if array is None:
-            array = self._tables.pop(key, None)
-            if array is None:
+        """Where the table lies, made now if it must be. `used` keeps this call's alive: the cache may drop them before the
+        launch. After it CuPy's pool hands a stream's memory on only in the stream's order.
+        """
+        pair = used.get(key)
+        if pair is None:
+            pair = self._tables.pop(key, None)
+            if pair is None:
                 table = key.build()
-                array = self._cupy.empty(table.shape, table.dtype)
-                self._upload(array.data.ptr, table, stream)
-            self._tables[key] = used[key] = array
+                # Both are kept: where a GPU reads pageable memory by itself, it may do so after the call.
+                pair = (self._cupy.empty(table.shape, table.dtype), table)
+                self._upload(pair[0].data.ptr, table, stream)
+            self._tables[key] = used[key] = pair
             if len(self._tables) > MAX_TABLES:
                 self._tables.popitem(last=False)
-        return int(array.data.ptr)
+        return int(pair[0].data.ptr)
 
     def _upload(self, address: int, array: Any, stream: Any) -> None:
         runtime = self._cupy.cuda.runtime
