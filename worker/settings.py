@@ -52,6 +52,8 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class KafkaSettings(Section, frozen=True):
     """The broker and the consumer group."""
 
+    # confluent is librdkafka, from the extra `fast`: less CPU a frame, the same promises. docs/clients.md has the figures.
+    client: Literal["kafka-python", "confluent"] = "kafka-python"
     bootstrap_servers: str = "localhost:9092"
     group_id: str = "headrace"
     group_instance_id: str = ""  # set one per replica for static membership: a restart then moves no partition

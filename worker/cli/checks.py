@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from worker import device, security, topics
+from worker import device, librdkafka, security, topics
 from worker.cli.broker import DEAD_LETTER_EXTRA_BYTES
 from worker.errors import HeadraceError
 from worker.settings import MIB, Settings
@@ -22,6 +22,7 @@ from worker.topics import Cluster
 _SHOWN = (
     "headrace",
     "kafka-python",
+    "confluent-kafka",
     "crc32c",
     "numpy",
     "opencv-python-headless",
@@ -69,6 +70,16 @@ def packages() -> Iterator[Finding]:
         yield Finding("codecs", Verdict.FAIL, detail, f"pip install {' '.join(missing)}")
     else:
         yield Finding("codecs", Verdict.OK, "gzip, lz4, snappy and zstd can be read")
+
+
+def client(settings: Settings) -> Iterator[Finding]:
+    """Whether the Kafka client that is wanted is installed."""
+    try:
+        librdkafka.require(settings.kafka)
+    except HeadraceError as error:
+        yield Finding("client", Verdict.FAIL, str(error), exit_code=error.exit_code)
+    else:
+        yield Finding("client", Verdict.OK, settings.kafka.client)
 
 
 def memory(settings: Settings) -> Iterator[Finding]:

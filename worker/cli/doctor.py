@@ -47,6 +47,7 @@ def _examine(file: ConfigFile, sets: Sequence[str] | None) -> Iterator[Finding]:
     changed = sum(origin != "default" for origin in configuration.origins.values())
     yield Finding("configuration", Verdict.OK, f"{len(configuration.origins)} settings, {changed} not the default")
     yield from checks.packages()
+    yield from checks.client(settings)
     yield from checks.memory(settings)
     yield from checks.gpu(settings)
     yield from checks.broker(settings)

@@ -13,7 +13,7 @@ import time
 
 from worker.errors import DependencyError
 from worker.ingest.budget import Shares
-from worker.ingest.kafka import Consumer
+from worker.ingest.consumer import Consumer
 from worker.ingest.ledger import Range
 from worker.ingest.partitions import Chunk, Skipped, Unreadable
 from worker.malloc import give_back_holes

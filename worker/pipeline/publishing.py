@@ -15,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from worker.errors import DependencyError, Fenced, HeadraceError, NotAllowed, PublishFailed
 from worker.frames import Answer, Prepared, SourcePartition, Stage
@@ -24,9 +23,9 @@ from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.books import Books, weight
 from worker.pipeline.outcomes import Outcomes, Written
-from worker.publish.kafka import Producer
 from worker.publish.messages import Message
 from worker.publish.order import Reorder
+from worker.publish.producer import Delivery, Producer
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ Item = Answered | Seal | _Forget | _Refresh | Ended
 class Sent:
     """Records on their way: a batch's outcomes, or the statistics of ranges."""
 
-    futures: list[Any]
+    futures: list[Delivery]
     bytes_out: int
     sent_at: float
     written: Written | None = None

@@ -6,12 +6,13 @@ import logging
 import threading
 from contextlib import ExitStack
 
+from worker import librdkafka
 from worker.buffers import remove_regions_of_dead_workers
 from worker.errors import DependencyError
 from worker.ingest.budget import Budget, Shares
-from worker.ingest.kafka import Consumer
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
+from worker.pipeline import clients
 from worker.pipeline.books import Books
 from worker.pipeline.core import Core, Failure
 from worker.pipeline.handover import HandOver
@@ -21,7 +22,6 @@ from worker.pipeline.model import ServedModels, open_models
 from worker.pipeline.outcomes import Outcomes
 from worker.pipeline.publishing import Publishing
 from worker.pipeline.transacting import Transacting
-from worker.publish.kafka import Producer, TransactionalProducer
 from worker.publish.messages import RECORD_OVERHEAD_BYTES, Composer, Target
 from worker.settings import Settings
 from worker.topics import Cluster, describe, missing_sentence
@@ -37,6 +37,7 @@ def run_stream(settings: Settings, metrics: Metrics, health: Health, stop: threa
 
     Raises HeadraceError: configuration and model misfits at start, a dependency that is missing or out of reach.
     """
+    librdkafka.require(settings.kafka)
     topics = settings.topics
     names = [topics.frames, topics.predictions, topics.dead_letters, topics.statistics]
     cluster = describe(settings.kafka, names)
@@ -79,12 +80,10 @@ def _run(
     common = (outcomes, books, metrics, health, failure.report)
     publishing: Publishing
     if settings.delivery.mode == "exactly_once":
-        transactional = TransactionalProducer(
-            settings.kafka, settings.publish, settings.delivery, batch_bytes, list(cluster.topics)
-        )
+        transactional = clients.transactional_producer(settings, batch_bytes, shares, list(cluster.topics))
         publishing = Transacting(transactional, settings.delivery, *common)
     else:
-        publishing = Publishing(Producer(settings.kafka, settings.publish, batch_bytes), *common)
+        publishing = Publishing(clients.producer(settings, batch_bytes, shares), *common)
     stack.callback(publishing.close)
     core = Core(settings, models, metrics, health, failure, publishing.answered, journal_of=settings.kafka.group_id)
     publishing.start()
@@ -92,7 +91,7 @@ def _run(
     stack.callback(core.close)
     handover = HandOver(core.queue, books, publishing, metrics)
     intake = Intake(settings, core, books, handover, publishing, metrics, health)
-    consumer = Consumer(settings.kafka, settings.topics.frames, handover, shares.fetch_bytes)
+    consumer = clients.consumer(settings, handover, shares)
     stack.callback(consumer.close)
     books.membership = consumer.membership
     log.info(

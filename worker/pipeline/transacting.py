@@ -22,7 +22,7 @@ from worker.observe.metrics import Metrics
 from worker.pipeline.books import Books
 from worker.pipeline.outcomes import Outcomes
 from worker.pipeline.publishing import IDLE_S, Answered, Ended, Item, Publishing, Seal, Sent
-from worker.publish.kafka import TransactionalProducer
+from worker.publish.producer import TransactionalProducer
 from worker.publish.transactions import State, Transaction
 from worker.settings import DeliverySettings
 

@@ -8,7 +8,6 @@ not: docs/delivery.md has the list.
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -23,6 +22,7 @@ from worker import admission, security
 from worker.errors import Fenced, NotAllowed, PublishFailed
 from worker.frames import SourcePartition
 from worker.publish.messages import Message
+from worker.publish.producer import default_transactional_id, fenced, in_group
 from worker.settings import DeliverySettings, KafkaSettings, PublishSettings
 
 log = logging.getLogger(__name__)
@@ -170,9 +170,7 @@ class TransactionalProducer(Producer):
         try:
             for future in self._futures:
                 future.get(self._timeout_ms / 1000)
-            member = membership()
-            if member.generation_id < 0 or not member.member_id:
-                raise PublishFailed("this worker is in no group now; the broker would take its offsets all the same")
+            member = in_group(membership())
             self._calling_since = time.monotonic()
             self._client.send_offsets_to_transaction(
                 {TopicPartition(*source): OffsetAndMetadata(offset, "", -1) for source, offset in offsets.items()},
@@ -210,10 +208,7 @@ class TransactionalProducer(Producer):
             if told is not None and (refusal := self.refusal(told)):
                 return refusal
         if _is_fenced(error) or self._shut_out():
-            return Fenced(
-                f"another producer uses the transactional id {self.transactional_id}, and the broker has shut this one out; "
-                f"give each replica its own delivery.transactional_id"
-            )
+            return fenced(self.transactional_id)
         return PublishFailed(f"{what} ({type(error).__name__}: {error})")
 
     def _shut_out(self) -> bool:
@@ -229,11 +224,6 @@ class TransactionalProducer(Producer):
             if not bumping or time.monotonic() > give_up:
                 return False
             time.sleep(BUMP_CHECK_S)
-
-
-def default_transactional_id(settings: KafkaSettings) -> str:
-    """The same after a restart on the same host, pod or static member."""
-    return f"{settings.group_id}.{settings.group_instance_id or socket.gethostname()}"
 
 
 def _is_fenced(error: BaseException | None) -> bool:
