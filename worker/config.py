@@ -23,7 +23,9 @@ from worker.settings import Secret, Section, Settings
 
 ENV_PREFIX = "HEADRACE_"
 # Variables with our prefix that are not settings.
-ENV_OTHER = frozenset({"HEADRACE_DATA_DIR", "HEADRACE_TEST_BOOTSTRAP"})
+ENV_OTHER = frozenset(
+    {"HEADRACE_DATA_DIR", "HEADRACE_TEST_BOOTSTRAP", "HEADRACE_TEST_GPU_TRITON", "HEADRACE_TEST_GPU_MODEL"}
+)
 # `//user:password@host` or `user:password@host:port`, in keys that hold addresses.
 _USER_INFO = re.compile(r"(?:^|[/,\s])[^/@,\s]+@")
 _ADDRESS = re.compile(r"(?:url|urls|uri|servers|endpoint|endpoints)$")

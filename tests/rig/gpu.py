@@ -75,7 +75,8 @@ class StandInCuda:
         return np.full(byte_size, RUBBISH, np.uint8)
 
     def memory(self, shape: tuple[int, ...], dtype: Any) -> AnyArray:
-        return np.full(int(np.prod(shape)) * np.dtype(dtype).itemsize, RUBBISH, np.uint8).view(dtype).reshape(shape)
+        rubbish: AnyArray = np.full(int(np.prod(shape)) * np.dtype(dtype).itemsize, RUBBISH, np.uint8).view(dtype)
+        return rubbish.reshape(shape)
 
     def handle(self, array: AnyArray) -> bytes:
         return array.ctypes.data.to_bytes(64, "little")

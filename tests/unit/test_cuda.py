@@ -81,7 +81,7 @@ class DeviceArray(np.ndarray[Any, Any]):
     """CuPy's array over such memory."""
 
     @property
-    def data(self) -> Any:  # type: ignore[override]
+    def data(self) -> Any:
         return SimpleNamespace(ptr=self.ctypes.data)
 
     def get(self) -> Any:

@@ -182,7 +182,7 @@ def test_a_look_asks_the_driver_and_each_endpoints_metrics_page(monkeypatch: pyt
     with metrics_page(PAGE) as port:
         sight = sees(monkeypatch, port)
     assert [gpu.name for gpu in sight.gpus] == ["NVIDIA H200"]
-    assert sight.tritons == {A.uuid}
+    assert sight.tritons == frozenset({A.uuid})
 
 
 def test_a_triton_that_does_not_tell_its_gpus_says_nothing_against_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from tests.rig import images
 from tests.rig.gpu import StandInCodec, StandInCuda, StandInImage
 from worker.batching import BatchRule, FrameQueue, Taken
 from worker.buffers import Slot, SlotPool
+from worker.cuda import Cuda
 from worker.decode.nvimagecodec import NAME, OPTIONS, NvImageCodec
 from worker.device import Choice, Gpu
 from worker.errors import ConfigurationError, DependencyError, GpuLost
@@ -75,14 +76,13 @@ class Side:
 
     fill: Callable[[Taken, Slot, int], Prepared]
     slot: Slot
-    journal: CrashJournal | None = None
     cuda: StandInCuda = field(default_factory=StandInCuda)
 
     def run(self, some: list[bytes | None]) -> Prepared:
         return self.fill(taken(some), self.slot, 0)
 
 
-def slot_for(made: Contract, rows: int, cuda: StandInCuda | None) -> Slot:
+def slot_for(made: Contract, rows: int, cuda: Cuda | None) -> Slot:
     slot = SlotPool(1, rows, made.tensor_shape, made.dtype, shared=False, cuda=cuda).acquire(0)
     assert slot is not None
     return slot
@@ -102,9 +102,28 @@ def gpu(
 ) -> Side:
     cuda = cuda or StandInCuda()
     there = NvImageCodec(codec, 0, 4711) if codec else None
-    lanes = Lanes(cuda, (Lane(GpuTransform(made, cuda, rows, SHARE), there),), SHARE)
-    fill = GpuFilling(lanes, PixelGate(1 << 26), Admission(LIMITS, journal), Metrics())
-    return Side(fill, slot_for(made, rows, cuda), journal, cuda)
+    lane = Lane(GpuTransform(made, cuda, rows, SHARE), there)
+    return Side(gpu_fill(cuda, lane, SHARE, journal), slot_for(made, rows, cuda), cuda)
+
+
+def gpu_fill(cuda: Cuda, lane: Lane, share: int, journal: CrashJournal | None = None) -> GpuFilling:
+    lanes = Lanes(cuda, (lane,), share)
+    return GpuFilling(lanes, PixelGate(1 << 26), Admission(LIMITS, journal), Metrics())
+
+
+def assert_within_a_level(made: Contract, some: list[bytes | None], side: Side) -> None:
+    """The side's outcomes are the CPU path's, its pixels within one grey level."""
+    want = cpu(made, len(some))
+    expected, got = want.run(some), side.run(some)
+    assert got.rejections == expected.rejections
+    rows = len(got.rows)
+    assert [row.index for row in got.rows] == [row.index for row in expected.rows]
+    # A grey level of the wire: a normalised value moves by a deviation's part of it.
+    level = 1.0 if made.wire_dtype == "uint8" else 1 / min(made.std) * 1.01
+    apart = np.abs(side.slot.read(rows).astype(np.float64) - want.slot.read(rows).astype(np.float64))
+    assert apart.max() <= level
+    assert apart.mean() < 0.3 * level  # roundings: the CPU path's antialiasing differs from Pillow's as much
+    np.testing.assert_allclose(got.features[:, :2], expected.features[:, :2], atol=0.5)
 
 
 def assert_same(made: Contract, some: list[bytes | None], side: Side, decoders: set[str] | None = None) -> Prepared:
