@@ -154,6 +154,7 @@ class StandInCodec:
         self._most = most
         self._mend = mend
         self.BackendKind = SimpleNamespace(HYBRID_CPU_GPU="hybrid")
+        self.SampleFormat = SimpleNamespace(I_RGB="interleaved RGB")
 
     def Backend(self, kind: str) -> str:
         return kind

@@ -247,6 +247,27 @@ def test_waiting_for_a_stream_is_waiting_for_an_event_at_which_the_thread_sleeps
     assert calls[-2:] == [("record", 77), "synchronize"]
 
 
+def test_the_names_that_the_adapter_calls_are_cupys() -> None:
+    cupy = pytest.importorskip("cupy")
+    names = vars(fake_cupy([]).cuda)
+    for name, value in names.items():
+        assert hasattr(cupy.cuda, name)
+        for inner in vars(value) if isinstance(value, SimpleNamespace) else ():
+            assert hasattr(getattr(cupy.cuda, name), inner)
+    assert hasattr(cupy, "ndarray")
+    assert hasattr(cupy.get_default_memory_pool(), "set_limit")
+    assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
+    assert cupy.cuda.runtime.CUDARuntimeError(700).status == 700
+
+
+def test_cupy_without_a_driver_is_a_dependency_that_is_missing(tmp_path: Path) -> None:
+    cupy = pytest.importorskip("cupy")
+    if cupy.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(DependencyError, match="can't be used"):
+        open_cuda(Gpu(0, "GPU-1", "none"), 0, tmp_path)
+
+
 def test_without_cupy_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(DependencyError, match=r"headrace\[gpu\]"):

@@ -174,6 +174,7 @@ def test_the_gpu_decoder_is_set_up_explicitly() -> None:
         "backends": ["hybrid"],
         "options": OPTIONS,
         "apply_exif_orientation": False,
+        "sample_format": "interleaved RGB",
         "cuda_stream": 4711,
     }
     assert "fancy_upsampling=1" in OPTIONS
@@ -325,7 +326,7 @@ def test_all_memory_is_made_at_start_and_a_share_that_is_too_small_for_a_picture
 
 def test_a_gpu_decoder_that_is_not_installed_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvidia", None)
-    with pytest.raises(DependencyError, match="install nvidia-nvimgcodec"):
+    with pytest.raises(DependencyError, match=r"pip install 'headrace\[gpu\]'"):
         make_lanes(StandInCuda(), some_settings(decode="gpu"), contract(), 1)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from worker.cuda import DeviceArray
 from worker.decode.jpeg import survey
+from worker.device import INSTALL
 from worker.errors import DependencyError, GpuMemoryFull
 from worker.frames import ImageFacts, Rejected
 
@@ -48,7 +49,10 @@ class NvImageCodec:
         # One thread for what nvJPEG leaves to the CPU: the decode threads are the parallelism.
         backends = [library.Backend(library.BackendKind.HYBRID_CPU_GPU)]
         self._decoder = library.Decoder(device_id=ordinal, max_num_cpu_threads=1, backends=backends, options=OPTIONS)
-        self._params = library.DecodeParams(apply_exif_orientation=False)  # the kernels turn by our own reading of EXIF
+        self._params = library.DecodeParams(
+            apply_exif_orientation=False,  # the kernels turn by our own reading of EXIF
+            sample_format=library.SampleFormat.I_RGB,  # by default grey pictures have one channel
+        )
         self._stream = stream
         self._has_failed = False
 
@@ -83,8 +87,7 @@ def open_nvimagecodec(ordinal: int, stream: int) -> NvImageCodec:
         return NvImageCodec(nvimgcodec, ordinal, stream)
     except Exception as error:  # ImportError, or whatever its native part says
         raise DependencyError(
-            f'gpu.decode = "gpu", but nvImageCodec can\'t be used ({error}): install nvidia-nvimgcodec-cu12[all], '
-            'or set gpu.decode = "cpu"'
+            f'gpu.decode = "gpu", but nvImageCodec can\'t be used ({error}): {INSTALL}, or set gpu.decode = "cpu"'
         ) from error
 
 
