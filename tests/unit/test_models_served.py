@@ -13,7 +13,7 @@ import pytest
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 
-from triton_models.build import SERVED_MODELS, SOURCE, BuildError, Serving, build_repository, read_manifests
+from triton_models.build import CLASSIFIERS, DETECTORS, SOURCE, BuildError, Serving, build_repository, read_manifests
 from triton_models.build.contract import contract_digest, read_contract
 from triton_models.build.folders import made_once
 from triton_models.build.triton_config import Runtime, triton_config
@@ -32,8 +32,8 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_every_shipped_model_has_a_readable_contract_a_thousand_labels_and_its_server_code() -> None:
-    for name in SERVED_MODELS:
+def test_every_shipped_classifier_has_a_readable_contract_a_thousand_labels_and_its_server_code() -> None:
+    for name in CLASSIFIERS:
         folder = SOURCE / name
         read_contract(folder / "preprocess.toml")
         labels = (folder / "labels.txt").read_text().splitlines()
@@ -41,6 +41,34 @@ def test_every_shipped_model_has_a_readable_contract_a_thousand_labels_and_its_s
         assert all(label.strip() == label and label for label in labels)
         assert (labels[285], labels[207]) == ("Egyptian cat", "golden retriever")
         assert (folder / "1" / "model.py").is_file()
+
+
+def test_the_detectors_are_two_sizes_of_one_model_and_differ_in_nothing_else() -> None:
+    texts = []
+    for name in DETECTORS:
+        folder = SOURCE / name
+        wire, _ = read_contract(folder / "preprocess.toml")
+        labels = (folder / "labels.txt").read_text()
+        assert (len(labels.splitlines()), labels.splitlines()[0]) == (80, "person")
+        config = (folder / "config.pbtxt").read_text().replace(f'"{name}"', "")
+        contract = (folder / "preprocess.toml").read_text().replace(str(wire.width), "")
+        texts.append((labels, config, contract, (folder / "1" / "model.py").read_text()))
+    assert texts[0] == texts[1]
+
+
+def test_nothing_of_the_detectors_is_fetched_unless_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\necho nothing today; exit 1\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    source = tmp_path / "source"
+    for name in ("null", *DETECTORS):
+        shutil.copytree(SOURCE / name, source / name)
+    assert set(read_manifests(build_repository(tmp_path / "data", source))) == {"null"}
+    with pytest.raises(BuildError, match="nothing today"):
+        build_repository(tmp_path / "data", source, names=DETECTORS)
 
 
 def test_the_config_says_the_shapes_of_the_contract_and_carries_the_hashes(tmp_path: Path, source: Path) -> None:

@@ -8,9 +8,20 @@ a package -> ONNX with the normalisation in the graph -> a served folder named a
 from __future__ import annotations
 
 from triton_models.build.folders import BuildError, data_dir
-from triton_models.build.served import MANIFEST, SERVED_MODELS, SOURCE, Serving, build_repository, read_manifests
+from triton_models.build.served import (
+    CLASSIFIERS,
+    DETECTORS,
+    MANIFEST,
+    SERVED_MODELS,
+    SOURCE,
+    Serving,
+    build_repository,
+    read_manifests,
+)
 
 __all__ = [
+    "CLASSIFIERS",
+    "DETECTORS",
     "MANIFEST",
     "SERVED_MODELS",
     "SOURCE",

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from triton_models.build import BuildError, build_repository, data_dir, read_manifests
+from triton_models.build import CLASSIFIERS, DETECTORS, BuildError, build_repository, data_dir, read_manifests
 
 
 def main() -> int:
@@ -17,9 +17,12 @@ def main() -> int:
         "--data", type=Path, default=data_dir(), metavar="DIR", help="data folder (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line of stdout")
+    parser.add_argument(
+        "--detectors", action="store_true", help="build the object detectors, in a repository of their own"
+    )
     arguments = parser.parse_args()
     try:
-        repository = build_repository(arguments.data)
+        repository = build_repository(arguments.data, names=DETECTORS if arguments.detectors else CLASSIFIERS)
     except BuildError as error:
         print(f"triton_models.build: {error}", file=sys.stderr)
         return 3

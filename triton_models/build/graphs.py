@@ -17,7 +17,7 @@ _ONNX_DTYPE = {"uint8": TensorProto.UINT8, "float16": TensorProto.FLOAT16, "floa
 
 def wire_input(wire: Wire, output: str) -> tuple[onnx.ValueInfoProto, list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Input `image` of the contract's dtype and layout, and the nodes that make of it `output`: normalised
-    (N, 3, H, W) float32, (x - mean) / std where the graph normalises.
+    (N, 3, H, W) float32, (x - mean) / std where the graph normalises and that changes anything.
     """
     image = helper.make_tensor_value_info(INPUT, _ONNX_DTYPE[wire.dtype], ["batch", *wire.shape])
     steps: list[tuple[str, list[str], dict[str, object]]] = []
@@ -27,7 +27,9 @@ def wire_input(wire: Wire, output: str) -> tuple[onnx.ValueInfoProto, list[onnx.
     if wire.dtype != "float32":
         steps.append(("Cast", [], {"to": TensorProto.FLOAT}))
     if wire.normalised_by_graph:
-        for name, values, op in (("mean", wire.mean, "Sub"), ("std", wire.std, "Div")):
+        for name, values, op, neutral in (("mean", wire.mean, "Sub", 0), ("std", wire.std, "Div", 1)):
+            if all(value == neutral for value in values):
+                continue
             constants.append(numpy_helper.from_array(np.array(values, np.float32).reshape(1, 3, 1, 1), name))
             steps.append((op, [name], {}))
     steps = steps or [("Identity", [], {})]
