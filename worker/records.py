@@ -57,6 +57,15 @@ class ClassScore(Record, frozen=True):
     score: float
 
 
+class Detection(Record, frozen=True):
+    """One object; `box` is x0, y0, x1, y1 in pixels of the upright source image, `score` 0..1."""
+
+    index: int
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
 class Timings(Record, frozen=True):
     """Milliseconds: poll to decode, decode, waiting and filling the batch, inference."""
 
@@ -84,6 +93,7 @@ class Prediction(Record, frozen=True):
     timings_ms: Timings
     replay_of: str | None = None
     classes: list[ClassScore] | msgspec.UnsetType = msgspec.UNSET
+    detections: list[Detection] | msgspec.UnsetType = msgspec.UNSET
     embedding: list[float] | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -124,8 +124,12 @@ class ModelSettings(Section, frozen=True):
     name: str = "efficientnet_lite2"
     version: str = ""  # empty: the one the server chooses
     directory: str = ""  # the served model's folder, with preprocess.toml and labels.txt; has to be given
-    task: Literal["classify", "embed"] = "classify"
+    task: Literal["classify", "detect", "embed"] = "classify"
     top_k: Annotated[int, Meta(ge=1, le=100)] = 5
+    # Of a detection. On a street the shipped detector is wrong as often as right from here down.
+    min_score: Annotated[float, Meta(ge=0, le=1)] = 0.3
+    # Intersection over union at which of two boxes of a class only the better one stays; people in a crowd overlap by less.
+    max_overlap: Annotated[float, Meta(ge=0, le=1)] = 0.5
 
 
 class InferSettings(Section, frozen=True):

@@ -50,7 +50,8 @@ class StreamSummary(Summary, frozen=True):
 
     `frames` is predicted + dead-lettered, `dead_lettered` by reason, `classes` by index of the best class,
     `latency_s` the seconds from capture to prediction, and `clamped_latencies` how many of them came out negative and
-    count as 0. `features` are of the model-input grid, by name; `confidence` is the best class's score, 0..1.
+    count as 0. `features` are of the model-input grid, by name; `confidence` is the best class's score, 0..1. A
+    detector's best class is that of its best detection; a frame without one counts for no class, with the confidence 0.
     """
 
     frames: int

@@ -26,6 +26,7 @@ PAGES = (
     "docs/delivery.md",
     "docs/security.md",
     "docs/development.md",
+    "docs/detector.md",
 )
 # Pages whose `Class.name` are Python's.
 CODE_PAGES = ("docs/architecture.md", "docs/delivery.md")

@@ -56,6 +56,25 @@ def test_a_cut_summarises_its_half_open_range_by_stream_and_leaves_the_rest() ->
     assert collector.cut(17, 100).window is None
 
 
+def test_a_frame_without_a_class_counts_for_none_and_its_score_for_the_confidence() -> None:
+    collector = Collector()
+    features, latency = rows([0, 1, 2, 3])
+    top = (np.array([-1, 0, -1, 2]), np.array([0, 0.8, 0, 0.4], np.float32))
+    collector.add([0, 1, 2, 3], ["a", "a", "b", "a"], features, latency, 1.0, top)
+    streams = collector.cut(0, 4).streams
+    assert (streams["a"].predicted, streams["a"].classes) == (3, {0: 1, 2: 1})
+    assert (streams["b"].predicted, streams["b"].classes) == (1, {})
+    assert streams["a"].confidence.moments.mean == pytest.approx(0.4)
+    assert streams["b"].confidence.moments.max == 0
+
+
+def test_a_range_in_which_nothing_was_found_has_no_classes() -> None:
+    collector = Collector()
+    features, latency = rows([0, 1])
+    collector.add([0, 1], ["a", "a"], features, latency, 1.0, (np.array([-1, -1]), np.zeros(2, np.float32)))
+    assert collector.cut(0, 2).streams["a"].classes == {}
+
+
 def test_a_stream_with_nothing_but_dead_letters_has_empty_distributions() -> None:
     collector = Collector()
     collector.reject(3, "cam", Reason.EMPTY, now=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Annotated
@@ -63,6 +64,10 @@ def prediction_line(record: Record) -> Text:
             Text(f"{each.label} {each.score:.2f}", style="bold" if place == 0 else "dim")
             for place, each in enumerate(prediction.classes[:_LABELS])
         )
+    elif prediction.detections is not msgspec.UNSET:
+        counts = Counter(each.label for each in prediction.detections)
+        found = ", ".join(f"{count} {label}" for label, count in counts.most_common(_LABELS))
+        answer = Text(found or "nothing", style="bold" if found else "dim")
     elif prediction.embedding is not msgspec.UNSET:
         answer = Text(f"embedding of {len(prediction.embedding)}")
     else:

@@ -11,7 +11,7 @@ import numpy as np
 
 from worker.errors import ModelError
 from worker.frames import AnyArray, Float32Array
-from worker.heads.head import BoolArray, IndexArray, matrix
+from worker.heads.head import BoolArray, IndexArray, Sizes, matrix
 from worker.records import ClassScore
 
 # Scores travel as JSON text: float32 is not known more closely than this.
@@ -53,7 +53,7 @@ class ClassifyHead:
         self._labels = labels
         self._k = min(top_k, len(labels))
 
-    def __call__(self, outputs: Mapping[str, AnyArray]) -> Classified:
+    def __call__(self, outputs: Mapping[str, AnyArray], _sizes: Sizes = (), /) -> Classified:
         """Softmax over all classes, then the k best. Equal logits among the k come in order of their index."""
         logits = matrix(outputs, "logits", len(self._labels)).astype(np.float32, copy=False)
         peak = logits.max(axis=1, keepdims=True)
@@ -72,19 +72,20 @@ class ClassifyHead:
         return Classified(np.take_along_axis(best, order, axis=1), scores, failed, self._labels)
 
 
-def load_labels(path: Path, classes: int) -> tuple[str, ...]:
-    """`labels.txt`: one label a line, UTF-8, in the order of the model's `classes` outputs. Raises ModelError."""
+def load_labels(path: Path, classes: int | None = None) -> tuple[str, ...]:
+    """`labels.txt`: one label a line, UTF-8, in the order of the model's classes; `classes` where their number is known.
+
+    Raises ModelError.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise ModelError(
-            f"can't read the labels {path}: {error.strerror}; a classifier needs one label a line"
-        ) from error
+        raise ModelError(f"can't read the labels {path}: {error.strerror}; this task needs one label a line") from error
     except UnicodeDecodeError as error:
         raise ModelError(f"{path} is not UTF-8 text: {error}") from error
     labels = tuple(line.strip() for line in lines)
     if "" in labels:
         raise ModelError(f"{path}: line {labels.index('') + 1} is empty; every class needs a label")
-    if len(labels) != classes:
+    if classes is not None and len(labels) != classes:
         raise ModelError(f"{path} has {len(labels)} labels, but the model's output `logits` has {classes} classes")
     return labels

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from worker.frames import AnyArray, Float32Array
-from worker.heads.head import BoolArray, matrix
+from worker.heads.head import BoolArray, Sizes, matrix
 
 # Half the text of a full float64 repr. The components of common embeddings are 0.01 to 10.
 EMBEDDING_DIGITS = 6
@@ -38,7 +38,7 @@ class EmbedHead:
     task = "embed"
     output_names = ("embedding",)
 
-    def __call__(self, outputs: Mapping[str, AnyArray]) -> Embedded:
+    def __call__(self, outputs: Mapping[str, AnyArray], _sizes: Sizes = (), /) -> Embedded:
         """Raises ModelError if the output is missing or no matrix."""
         vectors = matrix(outputs, "embedding").astype(np.float32, copy=False)
         failed = np.logical_not(np.isfinite(vectors).all(axis=1))

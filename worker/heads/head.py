@@ -6,7 +6,7 @@ puts the `fields` of the others into their predictions and gives `top` to the st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,8 @@ from worker.frames import AnyArray, Float32Array
 
 BoolArray = npt.NDArray[np.bool_]
 IndexArray = npt.NDArray[np.intp]
+# (width, height) of each row's image, upright, in pixels.
+Sizes = Sequence[tuple[int, int]]
 
 
 class Reading(Protocol):
@@ -28,7 +30,7 @@ class Reading(Protocol):
 
     @property
     def top(self) -> tuple[IndexArray, Float32Array] | None:
-        """Index and score of each row's best class, (n,) each; None if the task has no classes."""
+        """Index and score of each row's best class, (n,) each; -1 and 0 where it has none; None if the task has no classes."""
 
     def fields(self, row: int) -> dict[str, Any]:
         """The task's fields of `worker.records.Prediction` for a row that has not failed."""
@@ -45,8 +47,8 @@ class Head(Protocol):
     def output_names(self) -> tuple[str, ...]:
         """The tensors to ask the model for."""
 
-    def __call__(self, outputs: Mapping[str, AnyArray]) -> Reading:
-        """Raises ModelError if the outputs are not what the head expects."""
+    def __call__(self, outputs: Mapping[str, AnyArray], sizes: Sizes, /) -> Reading:
+        """`sizes` are for tasks that speak of places in the image. Raises ModelError if the outputs are not the head's."""
 
 
 def matrix(outputs: Mapping[str, AnyArray], name: str, columns: int | None = None) -> AnyArray:

@@ -7,11 +7,12 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
-from worker.frames import Answer, Frame, Prepared, Reason, Rejection
+from worker.frames import Answer, Frame, ImageFacts, Prepared, Reason, Rejection
 from worker.ingest.budget import Budget, Shares
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
@@ -28,6 +29,9 @@ from worker.settings import Settings
 # A file takes any record.
 NO_LIMIT_BYTES = 2**62
 WAIT_S = 0.005
+
+# Hears of a predicted frame: its header's facts and its prediction's own fields.
+See = Callable[[Frame, ImageFacts, Mapping[str, Any]], None]
 
 
 @dataclass(slots=True)
@@ -47,8 +51,10 @@ def run_files(
     metrics: Metrics,
     progress: Callable[[int], None],
     stop: threading.Event,
+    see: See | None = None,
 ) -> RunSummary:
-    """Every frame's outcome goes to `sink`, in source order; `progress` hears how many after each batch.
+    """Every frame's outcome goes to `sink`, in source order; `progress` hears how many after each batch, `see` of each
+    predicted frame before.
 
     Set `stop` to end early: what was read gets its outcome, the rest is left for the next run. Raises HeadraceError.
     """
@@ -65,7 +71,7 @@ def run_files(
             raise
         stack.callback(core.close)
         core.start()
-        run = _Run(settings, models, sink, metrics, progress)
+        run = _Run(settings, models, sink, metrics, progress, see)
         run.feed(core, frames, answers, failure, stop)
     run.summary.seconds = time.monotonic() - started
     return run.summary
@@ -79,6 +85,7 @@ class _Run:
         sink: FilesSink,
         metrics: Metrics,
         progress: Callable[[int], None],
+        see: See | None,
     ) -> None:
         self.summary = RunSummary()
         self._settings = settings
@@ -86,6 +93,7 @@ class _Run:
         self._sink = sink
         self._metrics = metrics
         self._progress = progress
+        self._see = see
         self._limits = InferenceLimits(settings.limits)
         self._budget = Budget(Shares.of(settings.ingest.max_in_flight_bytes).frame_bytes)
         self._order: Reorder[tuple[Prepared, Answer | None]] = Reorder()
@@ -129,7 +137,7 @@ class _Run:
 
     def _write(self, prepared: Prepared, answer: Answer | None) -> int:
         now = rfc3339(time.time_ns() // 1_000_000)
-        reading = None if answer is None else self._models.of(answer.served_by).head(answer.outputs)
+        reading = None if answer is None else self._models.of(answer.served_by).read(answer, prepared)
         values: list[bytes] = []
         dead: list[tuple[Frame, Rejection]] = []
         found = list(verdicts(prepared, answer, reading))
@@ -141,12 +149,13 @@ class _Run:
                 continue
             assert answer is not None
             assert reading is not None
+            fields = reading.fields(row)
             made = self._composer.prediction(
                 frame,
                 prepared.rows[row],
                 model_record(answer.model, answer.served_by),
                 self._models.of(answer.served_by).contract.digest,
-                reading.fields(row),
+                fields,
                 timings(prepared, prepared.rows[row], frame, answer),
                 (captured_at(frame)[0], "file"),  # when the file was last written
                 now,
@@ -154,6 +163,8 @@ class _Run:
             )
             assert isinstance(made, Message)
             values.append(made.value or b"")
+            if self._see is not None:
+                self._see(frame, prepared.rows[row].facts, fields)
         self._sink.write(values, dead)
         reasons = Counter(rejection.reason for _, rejection in dead)
         self._metrics.predicted(len(values), answer.served_by if answer else "primary")

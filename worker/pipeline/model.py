@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from worker.errors import ConfigurationError, HeadraceError, ModelError
-from worker.frames import TensorSpec
-from worker.heads import ClassifyHead, EmbedHead, Head, load_labels
+from worker.frames import Answer, Prepared, TensorSpec
+from worker.heads import ClassifyHead, DetectHead, EmbedHead, Head, Reading, load_labels
 from worker.infer import Engine, TritonEngine
 from worker.infer.fleet import Fleet
 from worker.infer.member import Observer
@@ -23,7 +24,7 @@ from worker.settings import Settings
 log = logging.getLogger(__name__)
 
 INPUT_NAME = "image"
-OUTPUTS = {"classify": ClassifyHead.output_names, "embed": EmbedHead.output_names}
+OUTPUTS = {head.task: head.output_names for head in (ClassifyHead, DetectHead, EmbedHead)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,10 @@ class ServedModel:
     engine: Fleet
     contract: Contract
     head: Head
+
+    def read(self, answer: Answer, prepared: Prepared) -> Reading:
+        """What its answer to this batch says. Raises ModelError if the outputs are not what its task has."""
+        return self.head(answer.outputs, [row.facts.upright_size for row in prepared.rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,7 @@ def open_model(settings: Settings, observer: Observer | None = None, served_by: 
     engine = Fleet(connects, settings.infer.deadline_ms / 1000, settings.batching.max_in_flight, observer or Observer())
     try:
         _check(settings, directory, contract, engine)
-        return ServedModel(engine, contract, _head(settings, directory, engine))
+        return ServedModel(engine, contract, _head(settings, directory, contract, engine))
     except BaseException:
         engine.close()
         raise
@@ -102,11 +107,27 @@ def model_directory(settings: Settings) -> Path:
     return directory
 
 
-def _head(settings: Settings, directory: Path, engine: Engine) -> Head:
-    if settings.model.task == "embed":
+def _head(settings: Settings, directory: Path, contract: Contract, engine: Engine) -> Head:
+    model = settings.model
+    if model.task == "embed":
         return EmbedHead()
+    path = directory / "labels.txt"
+    if model.task == "detect":
+        return DetectHead(load_labels(path), placement(contract), model.min_score, model.max_overlap)
     (logits,) = engine.outputs
-    return ClassifyHead(load_labels(directory / "labels.txt", logits.shape[-1]), settings.model.top_k)
+    return ClassifyHead(load_labels(path, logits.shape[-1]), model.top_k)
+
+
+def placement(contract: Contract) -> Callable[[int, int], tuple[float, float, float, float]]:
+    """For `DetectHead`: from points of the contract's input back to those of an upright image."""
+
+    def place(width: int, height: int) -> tuple[float, float, float, float]:
+        window = contract.window(width, height)
+        source, shown = window.source, window.destination
+        x_scale, y_scale = source.width / shown.width, source.height / shown.height
+        return x_scale, y_scale, source.x - shown.x * x_scale, source.y - shown.y * y_scale
+
+    return place
 
 
 def _engine(settings: Settings, url: str, directory: Path, contract: Contract, served_by: str) -> Engine:

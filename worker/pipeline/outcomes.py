@@ -93,7 +93,7 @@ class Outcomes:
         started = time.perf_counter()
         if answer is not None:
             self._name(answer)
-        reading = None if answer is None else self._served.head(answer.outputs)
+        reading = None if answer is None else self._served.read(answer, prepared)
         self._metrics.stage(Stage.HEAD, [time.perf_counter() - started])
         found = zip(current, verdicts(prepared, answer, reading), strict=True)
         ours = [verdict for is_current, verdict in found if is_current]

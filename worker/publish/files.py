@@ -297,6 +297,7 @@ def _schema() -> Any:
             "task": text,
             "timings_ms": struct(queued=real, decode=real, batch=real, infer=real),
             "classes": pa.list_(struct(index=pa.int32(), label=text, score=real)),
+            "detections": pa.list_(struct(index=pa.int32(), label=text, score=real, box=pa.list_(real, 4))),
             "embedding": pa.list_(real),
         }
     )

@@ -102,7 +102,8 @@ class Collector:
         """The predicted frames of one batch in this partition: n offsets and streams, `features` (n, 3), `latency_s` (n,).
 
         `top` is the index and score of each frame's best class, (n,) each: always given, or never, as the model has
-        classes or not. `now` in Unix seconds. The arrays are kept, not copied. Negative latencies count as 0.
+        classes or not. Index -1 counts for no class: a frame in which nothing was detected, with the score 0. `now` in Unix
+        seconds. The arrays are kept, not copied. Negative latencies count as 0.
         """
         if len(offsets):
             index, score = (None, None) if top is None else top
@@ -187,7 +188,7 @@ def _summarise(taken: list[_Rows], parts: dict[Stream, _Parts]) -> None:
         part.confidence = confidence
     index = np.concatenate(indices).astype(np.intp)
     span = int(index.max()) + 1
-    keys, counts = np.unique(code * span + index, return_counts=True)
+    keys, counts = np.unique((code * span + index)[index >= 0], return_counts=True)
     for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
         groups[key // span].classes[key % span] = count
 
