@@ -7,12 +7,12 @@ be had a test is skipped with the reason, except in CI, where that is a failure.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from triton_models.build import BuildError, build_repository, data_dir
+from triton_models.build import CLASSIFIERS, BuildError, build_repository, data_dir
 from worker.embedded.triton import TritonServer
 from worker.errors import DependencyError
 
@@ -24,23 +24,32 @@ def _missing(reason: object) -> None:
     pytest.skip(f"no Triton: {reason}")
 
 
-@pytest.fixture(scope="session")
-def served_repository() -> Path:
-    """Path of the built repository: weights installed, ONNX made."""
+def built_repository(names: Sequence[str]) -> Path:
+    """Path of the repository of these models: weights installed, ONNX made."""
     try:
-        return build_repository(data_dir())
+        return build_repository(data_dir(), names=names)
     except BuildError as error:
         _missing(error)
         raise
 
 
-@pytest.fixture(scope="session")
-def triton(served_repository: Path) -> Iterator[TritonServer]:
-    """A running server with efficientnet_lite2, efficientnet_lite0 and null loaded."""
+def started_triton(repository: Path, models: Sequence[str] = ()) -> TritonServer:
+    """A running server with these models of the repository, all without any named."""
     try:
-        server = TritonServer.start(served_repository)
+        return TritonServer.start(repository, models)
     except DependencyError as error:
         _missing(error)
         raise
-    with server:
+
+
+@pytest.fixture(scope="session")
+def served_repository() -> Path:
+    """Path of the built repository of the classifiers."""
+    return built_repository(CLASSIFIERS)
+
+
+@pytest.fixture(scope="session")
+def triton(served_repository: Path) -> Iterator[TritonServer]:
+    """A running server with efficientnet_lite2, efficientnet_lite0 and null loaded."""
+    with started_triton(served_repository) as server:
         yield server

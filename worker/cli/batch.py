@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from worker.cli.draw import Drawings
 from worker.cli.options import ConfigFile, Json, Sets, load
 from worker.cli.output import progress, result, say
 from worker.cli.signals import stop_on_signals
@@ -23,6 +24,9 @@ def batch(
     sources: Annotated[list[str], typer.Argument(metavar="SRC...", help="Images, videos, folders, globs.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Predictions: .jsonl, .ndjson, or .parquet (a folder).")],
     file: ConfigFile = None,
+    draw: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each predicted frame here with its boxes or best class.")
+    ] = None,
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
@@ -31,6 +35,7 @@ def batch(
     logs.configure("warning" if settings.log.level == "info" else settings.log.level, settings.log.format)
     items = find(sources)
     expected = total(items)
+    drawings = None if draw is None else Drawings(draw, items)
     stop = threading.Event()
     stop_on_signals(stop)
     with open_sink(out) as sink, progress(hidden=as_json) as bar:
@@ -46,6 +51,7 @@ def batch(
             Metrics(settings.endpoints),
             lambda count: bar.advance(task, count),
             stop,
+            drawings,
         )
     told: dict[str, Any] = {
         "out": str(out),

@@ -8,40 +8,59 @@ of that and gives the latency.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from triton_models.build import BuildError, build_repository, data_dir
+from triton_models.build import CLASSIFIERS, DETECTORS, BuildError, build_repository, data_dir
 from worker import config
 from worker.cli.broker import Reader, Sender, create_topics
 from worker.cli.demo_frames import demo_frames
 from worker.cli.demo_report import Report, show
 from worker.cli.demo_run import DemoRun
+from worker.cli.draw import QUALITY, decoded
 from worker.cli.options import Json
 from worker.cli.output import end_with, progress, result, stdout_console
 from worker.embedded.broker import EmbeddedBroker
 from worker.embedded.process import ServerProcess
 from worker.embedded.triton import TritonServer, unsupported_reason
 from worker.errors import DependencyError, FramesLost
+from worker.ingest.validate import ImageLimits, inspect
 from worker.settings import Settings
 
-MODEL = "efficientnet_lite2"
 PARTITIONS = 4
 # Tansu lets a group's first member wait for half of it.
 SESSION_TIMEOUT_MS = 6_000
 STOP_S = 30.0  # above the worker's drain grace
 LOCAL_SETTINGS = "local.toml"
+DRAWINGS = "demo-drawings"
+
+
+class DemoModel(StrEnum):
+    """What the demo serves."""
+
+    CLASSIFIER = "classifier"
+    DETECTOR = "detector"
+
+
+# The primary, the models built with it, and their task. Weights of the others are not fetched.
+MODELS = {
+    DemoModel.CLASSIFIER: ("efficientnet_lite2", CLASSIFIERS, "classify"),
+    DemoModel.DETECTOR: ("centernet", DETECTORS, "detect"),
+}
 
 
 def demo(
     frames: Annotated[int, typer.Option(min=1, help="How many frames to send.")] = 200,
+    model: Annotated[DemoModel, typer.Option(help="What looks at them.")] = DemoModel.CLASSIFIER,
     as_json: Json = False,
 ) -> None:
     """Run broker, Triton and a worker on this machine, send real pictures through, and count what comes out.
@@ -49,13 +68,14 @@ def demo(
     Exit 0 only if every frame has its outcome.
     """
     data = data_dir()
+    name, family, task_of_model = MODELS[model]
     with ExitStack() as stack:
         bar = stack.enter_context(progress(hidden=as_json))
         tell: Callable[[str], None] = bar.console.print
-        repository = _models(data, tell)
+        folder = _models(data, tell, family) / name
         planned = list(demo_frames(frames, data))
         broker = stack.enter_context(EmbeddedBroker())
-        settings = _settings(broker.bootstrap_servers, repository / MODEL, _triton(stack, repository, data, tell))
+        settings = _settings(broker.bootstrap_servers, folder, task_of_model, _triton(stack, folder, data, tell))
         create_topics(settings, PARTITIONS)
         tell("starting the worker")
         worker = _worker(stack, settings, data)
@@ -70,10 +90,12 @@ def demo(
         ended_early = worker.exit_code is not None
         exit_code = worker.stop(STOP_S)
         run.rest(reader)
+    if model is DemoModel.DETECTOR:
+        tell(f"frames with their boxes are in {_drawings(run, data)}")
     if as_json:
         result(report.fields(run.audit))
     else:
-        show(stdout_console(), report, run.audit, _next_commands(repository / MODEL, data))
+        show(stdout_console(), report, run.audit, _next_commands(folder, task_of_model, data))
     complaints = run.audit.complaints()
     if ended_early or exit_code != 0:
         complaints.append(f"the worker ended with {exit_code}; the last it said was:\n{worker.tail()}\n")
@@ -81,26 +103,26 @@ def demo(
         end_with(FramesLost(f"{'; '.join(complaints)}. The worker's log is {worker.log_path}"))
 
 
-def _models(data: Path, tell: Callable[[str], None]) -> Path:
+def _models(data: Path, tell: Callable[[str], None], names: Sequence[str]) -> Path:
     tell("models: built once, from weights that come in packages")
     try:
-        return build_repository(data)
+        return build_repository(data, names=names)
     except BuildError as error:
         raise DependencyError(str(error)) from error
 
 
-def _triton(stack: ExitStack, repository: Path, data: Path, tell: Callable[[str], None]) -> str | None:
+def _triton(stack: ExitStack, model: Path, data: Path, tell: Callable[[str], None]) -> str | None:
     """Address of an embedded Triton; None where it can't run and the local engine takes its place."""
     if (reason := unsupported_reason()) is None:
         try:
-            return stack.enter_context(TritonServer.start(repository, [MODEL], data, tell)).grpc_url
+            return stack.enter_context(TritonServer.start(model.parent, [model.name], data, tell)).grpc_url
         except DependencyError as error:
             reason = str(error)
     tell(f"Triton can't run here, the local engine (onnxruntime in the worker) takes its place: {reason}")
     return None
 
 
-def _settings(bootstrap_servers: str, model: Path, triton_url: str | None) -> Settings:
+def _settings(bootstrap_servers: str, model: Path, task: str, triton_url: str | None) -> Settings:
     # Not from the environment: settings made for another broker must not lead the demo there.
     flags: dict[str, Any] = {
         "kafka.bootstrap_servers": bootstrap_servers,
@@ -108,6 +130,7 @@ def _settings(bootstrap_servers: str, model: Path, triton_url: str | None) -> Se
         "kafka.session_timeout_ms": SESSION_TIMEOUT_MS,
         "model.name": model.name,
         "model.directory": str(model),
+        "model.task": task,
         "infer.backend": "local" if triton_url is None else "triton",
         "admin.port": 0,
     }
@@ -127,14 +150,26 @@ def _worker(stack: ExitStack, settings: Settings, data: Path) -> ServerProcess:
     return stack.enter_context(ServerProcess(command, log, environment))
 
 
-def _next_commands(model: Path, data: Path) -> list[str]:
+def _drawings(run: DemoRun, data: Path) -> Path:
+    """Folder of the first frames in which something was found, in place of those of the demo before."""
+    folder = data / DRAWINGS
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for frame, fields in run.pictured:
+        picture = decoded(frame.value, inspect(frame.value, ImageLimits()), fields)
+        picture.save(folder / f"{frame.id}.jpg", "JPEG", quality=QUALITY)
+    return folder
+
+
+def _next_commands(model: Path, task: str, data: Path) -> list[str]:
     """A settings file is left in the data folder with which `batch` needs no server."""
     file = data / LOCAL_SETTINGS
-    settings = config.load(flags={"infer.backend": "local", "model.name": model.name, "model.directory": str(model)})
-    file.write_text(_toml(settings.settings), encoding="utf-8")
+    flags = {"infer.backend": "local", "model.name": model.name, "model.directory": str(model), "model.task": task}
+    file.write_text(_toml(config.load(flags=flags).settings), encoding="utf-8")
+    drawn = " --draw drawn" if task == "detect" else ""
     return [
-        f"headrace batch YOUR_PHOTOS --out predictions.jsonl -c {file}",
-        "headrace demo --frames 2000",
+        f"headrace batch YOUR_PHOTOS --out predictions.jsonl{drawn} -c {file}",
+        "headrace demo --model detector" if task == "classify" else "headrace demo --model detector --frames 2000",
     ]
 
 

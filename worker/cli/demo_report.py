@@ -42,6 +42,8 @@ class Report:
         self.model, self.model_version = prediction.model.name, prediction.model.version
         if prediction.classes:
             self.labels[prediction.classes[0].label] += 1
+        if prediction.detections:
+            self.labels.update(found.label for found in prediction.detections)
         captured = datetime.fromisoformat(prediction.captured_at).timestamp()
         predicted = datetime.fromisoformat(prediction.predicted_at).timestamp()
         latency_ms = max(0.0, (predicted - captured) * 1000)
@@ -85,6 +87,7 @@ class Report:
             "broker": self.broker,
             "model": self.model,
             "model_version": self.model_version,
+            "labels": dict(self.labels.most_common()),
             "complaints": audit.complaints(),
         }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -24,6 +25,7 @@ PACED_ONE_IN = 4  # frames of so many are kept for the paced phase
 PACED_LOAD = 0.5  # of the throughput just measured: waiting in queues is then small, as it should be in service
 UNMEASURED_RATE = 10.0  # frames a second where so few were sent at once that they made no rate; any machine keeps up
 STALL_S = 60.0  # without any outcome, the worker's start included: what is missing then is lost
+PICTURED = 24  # frames with detections are kept for drawing: all streams are among them
 _POLL_S = 0.1
 _QUIET_S = 1.0  # after the worker has left, its last records are long written; one empty second ends the reading
 
@@ -41,6 +43,8 @@ class DemoRun:
     ) -> None:
         self._settings = settings
         self._frames = frames
+        self._by_id = {frame.id: frame for frame in frames}
+        self.pictured: list[tuple[DemoFrame, dict[str, Any]]] = []  # with the fields of their predictions
         self._worker = worker
         self._report = report
         self._outcome = outcome
@@ -104,6 +108,8 @@ class DemoRun:
             return headers.get("frame-id", ""), headers.get("dlq-source", "")
         prediction = msgspec.json.decode(record.value or b"", type=Prediction)
         self._report.prediction(prediction, paced=prediction.frame_id in self._paced_ids)
+        if prediction.detections and len(self.pictured) < PICTURED and prediction.frame_id in self._by_id:
+            self.pictured.append((self._by_id[prediction.frame_id], {"detections": prediction.detections}))
         return prediction.frame_id or "", prediction.id
 
     def _message(self, frame: DemoFrame) -> Message:
