@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
@@ -76,7 +77,10 @@ class Consumer:
         return self.membership().generation_id
 
     def membership(self) -> Membership:
-        return read_membership(self._client.consumer_group_metadata())
+        try:
+            return read_membership(self._client.consumer_group_metadata())
+        except RuntimeError:  # closed: the worker leaves, and the last transaction asks
+            return Membership(-1, "", b"")
 
     @property
     def assignment(self) -> frozenset[SourcePartition]:
@@ -98,17 +102,14 @@ class Consumer:
     def poll(self, max_frames: int, timeout_s: float) -> tuple[list[Chunk], list[Skipped], list[Unreadable]]:
         if self._end is not None:
             raise self._end
-        # One, then what is there besides: asked for many the client would wait until it has them all.
-        first = self._client.poll(timeout_s)
-        if first is None:
-            return [], [], []
+        messages = self._messages(max_frames, timeout_s)
         now = self._clock()
         ours = self._ours
         frames: dict[SourcePartition, list[Frame]] = {}
         epochs: dict[SourcePartition, int] = {}
         skipped: list[Skipped] = []
         unreadable: list[Unreadable] = []
-        for message in (first, *(self._client.consume(max_frames - 1, 0) if max_frames > 1 else ())):
+        for message in messages:
             source = SourcePartition(message.topic(), message.partition())
             offset = message.offset()
             if (error := message.error()) is not None:
@@ -190,6 +191,16 @@ class Consumer:
         leaving.start()
         leaving.join(LEAVE_GROUP_S)
 
+    def _messages(self, most: int, timeout_s: float) -> list[Any]:
+        """Raises DependencyError where the client is at its end: another has its identity, say."""
+        try:
+            # One, then what is there besides: asked for many the client would wait until it has them all.
+            first = self._client.poll(timeout_s)
+            return [] if first is None else [first, *(self._client.consume(most - 1, 0) if most > 1 else ())]
+        except KafkaException as error:
+            self._raise_if_denied(error.args[0])
+            raise DependencyError(f"the consumer of {self._topic} can't go on: {error.args[0].str()}") from error
+
     def _committed_offset(self, source: SourcePartition) -> int | None:
         """Raises KafkaException."""
         (answer,) = self._client.committed([TopicPartition(*source)], timeout=BEGIN_TIMEOUT_S)
@@ -252,8 +263,6 @@ class Consumer:
         """What the client tells of itself, inside a poll."""
         if refusal := admission.refused(self._settings, librdkafka.kafka_error(error)):
             self._end = refusal
-        elif error.fatal():
-            self._end = DependencyError(f"the consumer of {self._topic} can't go on: {error.str()}")
         else:
             log.warning("the Kafka client: %s", error.str())
 

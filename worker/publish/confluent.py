@@ -47,7 +47,7 @@ class Delivered:
     def is_done(self) -> bool:
         """It is known; asking has the client tell what it has heard."""
         if not self._is_done:
-            self._client.poll(0)
+            self._listen(0)
         return self._is_done
 
     def wait(self, timeout_s: float) -> None:
@@ -57,9 +57,16 @@ class Delivered:
             left_s = give_up - time.monotonic()
             if left_s <= 0:
                 raise kafka.errors.KafkaTimeoutError(f"no acknowledgement within {timeout_s:g} s")
-            self._client.poll(left_s)
+            self._listen(left_s)
         if self.exception is not None:
             raise self.exception
+
+    def _listen(self, timeout_s: float) -> None:
+        try:
+            self._client.poll(timeout_s)
+        except KafkaException as error:  # the client is at its end, and so is whatever it has not told of
+            self.exception = librdkafka.kafka_error(error.args[0])
+            self._is_done = True
 
     def told(self, error: KafkaError | None, message: Any) -> None:
         """The client's report."""
@@ -86,7 +93,6 @@ class Producer:
     ) -> None:
         self._kafka_settings = kafka_settings
         self._patience_s = settings.delivery_timeout_ms / 1000
-        self._fatal: KafkaError | None = None
         request_timeout_ms = min(kafka_settings.request_timeout_ms, max(1000, settings.delivery_timeout_ms - 1000))
         self._configuration: dict[str, Any] = {
             "enable.idempotence": True,
@@ -108,7 +114,6 @@ class Producer:
 
     def _make(self) -> Any:
         arguments = {**librdkafka.arguments(self._kafka_settings), **self._configuration}
-        self._fatal = None
         try:
             client = confluent_kafka.Producer(arguments, logger=log)
         except KafkaException as error:
@@ -146,10 +151,10 @@ class Producer:
             except KafkaException as error:
                 mapped = librdkafka.kafka_error(error.args[0], message.topic)
                 raise PublishFailed(f"a record for {message.topic} was refused: {mapped}") from mapped
-            except BufferError as error:
-                if time.monotonic() > give_up:
+            except BufferError as error:  # asked, the client tells of deliveries, and that makes room
+                if delivered.is_done or time.monotonic() > give_up:
                     raise PublishFailed(f"no room for a record for {message.topic}: nothing is acknowledged") from error
-                self._client.poll(ROOM_CHECK_S)
+                time.sleep(ROOM_CHECK_S)
 
     def refusal(self, error: BaseException) -> NotAllowed | None:
         return admission.denied(error, "Write", self._kafka_settings.group_id, self.transactional_id)
@@ -163,8 +168,6 @@ class Producer:
         _abandon(self._client)
 
     def _hear(self, error: KafkaError) -> None:
-        if error.fatal():
-            self._fatal = error
         log.warning("the Kafka client: %s", error.str())
 
 
@@ -256,10 +259,11 @@ class TransactionalProducer(Producer):
         super().close()
 
     def _mapped(self, what: str, error: Exception) -> PublishFailed | Fenced | NotAllowed:
-        self._client.poll(0)  # a fatal error is told on its own, and may still be on its way
         told: list[BaseException | None] = [error, error.__cause__, *(each.exception for each in self._deliveries)]
-        if self._fatal is not None:
-            told.append(librdkafka.kafka_error(self._fatal))
+        try:
+            self._client.poll(0)
+        except KafkaException as fatal:  # what brought the client to its end, and is only told here
+            told.append(librdkafka.kafka_error(fatal.args[0]))
         for each in told:
             if each is not None and (refusal := self.refusal(each)):
                 return refusal
@@ -272,4 +276,4 @@ def _abandon(client: Any) -> None:
     """Take from the client what it has not sent: it is gone once nobody holds it, and a call may still be under way in it."""
     with contextlib.suppress(KafkaException):
         client.purge(in_queue=True, in_flight=True, blocking=True)
-    client.flush(PURGE_S)
+        client.flush(PURGE_S)
