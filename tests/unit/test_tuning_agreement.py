@@ -37,4 +37,3 @@ def test_it_says_what_was_seen() -> None:
     assert "206 frames differ by 0.51 grey levels in the mean (3.00 at most)" in str(seen)
     assert "99.0 % of 201 confident ones keep their class" in str(seen)
     assert "none of 0 confident" in str(agreement([]))
-

@@ -15,7 +15,7 @@ from worker.tuning.choosing import NOISE, Measured, choose, measured, worth_anot
 BASE = Arrangement(processes=1, engines=1, threads=2, in_flight=6, batch=16)
 TWO = dataclasses.replace(BASE, processes=2)
 
-grounds = st.builds(Ground, st.integers(1, 64), st.booleans(), st.integers(1, 64))
+grounds = st.builds(Ground, st.integers(1, 64), st.integers(0, 4), st.integers(1, 64))
 runs = st.lists(
     st.builds(Measured, st.floats(1, 1000, allow_nan=False), st.floats(0.1, 100, allow_nan=False)),
     min_size=1,
@@ -83,13 +83,19 @@ def test_every_question_tries_the_incumbent_first_and_nothing_twice_or_beyond_th
         assert len(set(asked.candidates)) == len(asked.candidates) <= 6
         for each in asked.candidates:
             assert each.batch <= max(ground.max_batch, 1)
-            assert (each.engines > 0) == ground.sets_engines
-            load(flags=each.settings(is_local=True))  # the worker takes them
+            assert (each.engines > 0) == (ground.engines > 0)
+
+
+def test_the_worker_takes_what_is_tried() -> None:
+    for name in QUESTIONS:
+        ground = Ground(64, engines=32, max_batch=64)
+        for each in question(name, ground.start, ground).candidates:
+            load(flags=each.settings(is_local=True))
 
 
 def test_what_is_not_a_question_is_refused() -> None:
     with pytest.raises(ValueError, match="'colour' is none of"):
-        question("colour", BASE, Ground(2, sets_engines=True, max_batch=16))
+        question("colour", BASE, Ground(2, engines=2, max_batch=16))
 
 
 def test_a_run_is_measured_after_its_warm_up_by_completions_and_cpu_between() -> None:

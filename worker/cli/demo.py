@@ -17,7 +17,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from triton_models.build import CLASSIFIERS, DETECTORS, BuildError, build_repository, data_dir
@@ -144,7 +143,7 @@ def _worker(stack: ExitStack, settings: Settings, data: Path) -> ServerProcess:
     ours = {name for name in os.environ if name.startswith(config.ENV_PREFIX)} - config.ENV_OTHER
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-demo-"))) / "headrace.toml"
-    file.write_text(_toml(settings), encoding="utf-8")
+    file.write_text(config.to_toml(settings), encoding="utf-8")
     command = [sys.executable, "-m", "worker.cli", "run", "-c", str(file)]
     log = data / "logs" / f"demo-worker-{os.getpid()}.log"
     return stack.enter_context(ServerProcess(command, log, environment))
@@ -165,16 +164,9 @@ def _next_commands(model: Path, task: str, data: Path) -> list[str]:
     """A settings file is left in the data folder with which `batch` needs no server."""
     file = data / LOCAL_SETTINGS
     flags = {"infer.backend": "local", "model.name": model.name, "model.directory": str(model), "model.task": task}
-    file.write_text(_toml(config.load(flags=flags).settings), encoding="utf-8")
+    file.write_text(config.to_toml(config.load(flags=flags).settings), encoding="utf-8")
     drawn = " --draw drawn" if task == "detect" else ""
     return [
         f"headrace batch YOUR_PHOTOS --out predictions.jsonl{drawn} -c {file}",
         "headrace demo --model detector" if task == "classify" else "headrace demo --model detector --frames 2000",
     ]
-
-
-def _toml(settings: Settings) -> str:
-    """Dotted keys, for all that is not the default; JSON's scalars and arrays are written the same in TOML."""
-    defaults = config.flat(Settings())
-    changed = {key: value for key, value in config.flat(settings).items() if value != defaults[key]}
-    return "".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in changed.items())

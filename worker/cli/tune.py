@@ -15,11 +15,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from triton_models.build import BuildError, Serving, build_repository, data_dir, read_manifests
-from worker import config
 from worker.cli.options import ConfigFile, Json, Sets, load
 from worker.cli.output import result, say, stderr_console, stdout_console
 from worker.cli.tune_report import Answered, Tuned, settings_text, show
@@ -73,7 +73,8 @@ def tune(
             settings, start_triton = _shipped(settings, model)
         pictures = _pictures(sources or ())
         runs = Runs(settings, folder, stack, start_triton)
-        tuned = _ground(runs, settings, pictures, start_triton is not None)
+        instances = Serving().instances if start_triton else 0
+        tuned = _ground(runs, settings, pictures, instances)
         _search(runs, tuned, pictures, bar, seconds, rounds)
     out.write_text(settings_text(tuned), encoding="utf-8")
     if as_json:
@@ -133,8 +134,12 @@ def _shipped(settings: Settings, model: str) -> tuple[Settings, Callable[[int], 
     folder = repository() / model
     if not folder.is_dir():
         raise ConfigurationError(f"{model!r} is no shipped model; there are {', '.join(read_manifests(folder.parent))}")
-    keys = {"model.name": model, "model.directory": str(folder), "infer.backend": "local" if reason else "triton"}
-    settings = config.load(flags={**config.changed(settings), **keys}).settings
+    replace = msgspec.structs.replace
+    settings = replace(
+        settings,
+        model=replace(settings.model, name=model, directory=str(folder)),
+        infer=replace(settings.infer, backend="local" if reason else "triton"),
+    )
     if reason:
         say(f"Triton can't run here, the local engine takes its place: {reason}")
         return settings, None
@@ -150,19 +155,20 @@ def _pictures(sources: Sequence[str]) -> list[bytes]:
     return [frame.value for frame in found if frame.value]
 
 
-def _ground(runs: Runs, settings: Settings, pictures: Sequence[bytes], sets_instances: bool) -> Tuned:
+def _ground(runs: Runs, settings: Settings, pictures: Sequence[bytes], instances: int) -> Tuned:
     """What may be varied, by the model's own limit, and how scaled decoding fares on these pictures.
 
-    It is not judged where the task has no classes or the contract's filter allows none of it.
+    `instances` is how many a Triton of ours has by default, 0 if it is none of ours. Scaled decoding is not judged where
+    the task has no classes or the contract's filter allows none of it.
     """
     # Their libraries take a second to load; `--help` and a wrong flag shall not wait.
     from worker.tuning.parity import pairs
     from worker.tuning.scoring import opened
 
     cores = len(os.sched_getaffinity(0))
-    with opened(runs.served_by(max(1, cores // 2))) as scorer:
+    engines = max(1, cores // 2) if settings.infer.backend == "local" else instances
+    with opened(runs.served_by(engines)) as scorer:
         contract = scorer.contract
         is_judged = settings.model.task == "classify" and contract.filter == "bilinear_antialias"
         agreed = agreement(pairs(contract, pictures, scorer.score, scorer.rows)) if is_judged else None
-        ground = Ground(cores, sets_instances or settings.infer.backend == "local", scorer.max_batch)
-        return Tuned(settings, ground, agreed, contract.scaled_decode)
+        return Tuned(settings, Ground(cores, engines, scorer.max_batch), agreed, contract.scaled_decode)

@@ -96,14 +96,11 @@ class Tuned:
 
 def settings_text(tuned: Tuned) -> str:
     """A settings file: the user's own values that are not the defaults, with the chosen ones in their place."""
-    settings = config.load(flags={**config.changed(tuned.settings), **tuned.keys}).settings
     chosen = "".join(f"# {each.name}: {each.choice.reason}\n" for each in tuned.answered)
     beside = "".join(f"# {sentence}\n" for sentence in tuned.beside())
     head = f"# headrace tune, {tuned.ground.cores} cores, {tuned.frames} frames a run, {tuned.gain:.2f} times the defaults.\n"
-    values = {
-        **config.changed(settings),
-        **tuned.keys,
-    }  # those that are the default too: the file is then the whole answer
+    # The chosen ones also where they are the default: the file is then the whole answer.
+    values = {**config.changed(tuned.settings), **tuned.keys}
     return f"{head}{chosen}{beside}" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
 
 

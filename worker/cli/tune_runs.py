@@ -107,7 +107,7 @@ class Runs:
         roots = [worker.pid for worker in workers] + [server.pid for server in self._servers.values()]
         while len(outcomes) < self._sent:
             cpu.append((time.time(), _cpu_seconds(roots)))
-            new = [(record.timestamp_ms / 1000, _generation(record)) for record in reader.poll(0.0)]
+            new = [(record.timestamp_ms / 1000, _generation(record)) for record in reader.poll(_POLL_S)]
             outcomes += new
             if new:
                 heard = time.monotonic()

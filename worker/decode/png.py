@@ -8,15 +8,16 @@ the whole, checks and all, takes 5 % less CPU than OpenCV alone; with the standa
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 from worker.decode.refusals import corrupt
 
-try:
-    from zlib_ng import zlib_ng as zlib
-except ImportError:  # no wheel for this machine: the standard library gives the same for a third more CPU
-    import zlib
+# Where there is no wheel of zlib-ng the standard library gives the same for a third more CPU.
+zlib: Any = importlib.import_module("zlib_ng.zlib_ng" if importlib.util.find_spec("zlib_ng") else "zlib")
 
 _CRITICAL = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND"))
 _ANCILLARY_BIT = 0x20  # of a chunk name's first letter
@@ -96,7 +97,7 @@ def _inflated(data: list[memoryview], expected: int) -> bytes:
     """The rows: exactly `expected` bytes and a right checksum behind them, else Rejected (corrupt)."""
     inflater = zlib.decompressobj()
     try:
-        rows = inflater.decompress(b"".join(data), expected)
+        rows: bytes = inflater.decompress(b"".join(data), expected)
         # At the limit the stream's end and checksum are still unread; any more output is more than the rows.
         rest = b"" if inflater.eof else inflater.decompress(inflater.unconsumed_tail, 1)
     except zlib.error as error:

@@ -39,10 +39,13 @@ class Arrangement:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What may be varied: the cores, whether engines are ours to set, and the largest batch the model takes."""
+    """What may be varied: the cores, the engines if they are ours to set, and the largest batch the model takes.
+
+    `engines` is how many there are by default, 0 where they are not ours.
+    """
 
     cores: int
-    sets_engines: bool
+    engines: int
     max_batch: int
 
     @property
@@ -50,7 +53,7 @@ class Ground:
         """The worker's defaults on this machine."""
         return Arrangement(
             processes=1,
-            engines=max(1, self.cores // 2) if self.sets_engines else 0,
+            engines=self.engines,
             threads=min(self.cores, MAX_DECODE_THREADS),
             in_flight=6,
             batch=min(16, self.max_batch),
@@ -78,7 +81,7 @@ def _answers(name: str, incumbent: Arrangement, ground: Ground) -> Iterator[Arra
     match name:
         case "engines and processes":
             for processes in (1, 2) if ground.cores > 1 else (1,):
-                for engines in {half, ground.cores} if ground.sets_engines else {0}:
+                for engines in sorted({half, ground.cores}) if ground.engines else (0,):
                     yield replace(incumbent, processes=processes, engines=engines)
         case "decode threads":
             for threads in (half, ground.cores):
