@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as tritongrpc
 
+from tests.rig.gpu import StandInCuda
 from worker.buffers import SHARED_MEMORY_FOLDER, Slot, SlotPool, remove_regions_of_dead_workers
 from worker.embedded.process import ServerProcess
 from worker.embedded.triton import TritonServer, unsupported_reason
@@ -163,6 +164,20 @@ def test_slots_filled_again_and_again_get_the_answers_of_their_own_content(serve
             slots = [filled(pool, seed=100 * round_ + i) for i in range(3)]
             for i, slot in enumerate(slots):
                 assert_answers(inbox.ask(slot), picture(100 * round_ + i))
+
+
+def test_slots_on_a_gpu_go_as_tensors_to_a_triton_that_does_not_take_their_memory(server: TritonServer) -> None:
+    pool = SlotPool(2, ROWS, SHAPE, INPUT.dtype, shared=True, cuda=StandInCuda())  # no GPU: nor has this Triton CUDA
+    engine = engine_at(server)
+    try:
+        engine.attach(pool)
+        assert not engine.shares_memory
+        assert_answers(Inbox(engine).ask(filled(pool, seed=3), 5), picture(3)[:5])
+        with pytest.raises(DependencyError, match="Triton says"):
+            engine_at(server, "on").attach(pool)
+    finally:
+        engine.close()
+        pool.close()
 
 
 def test_a_model_of_another_shape_is_refused_with_both_shapes_named(server: TritonServer) -> None:
