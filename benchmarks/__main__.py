@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import delivery, gpu, latency, overhead, throughput
+from benchmarks import delivery, gpu, kernels, latency, overhead, throughput
 from benchmarks.machine import machine
 from benchmarks.options import Options
 from benchmarks.report import print_tables
@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, tuple[Callable[[Options], dict[str, Any]], str]] = {
         "exactly once against at least once: frames/s, transactions, what a reader sees when",
     ),
     "latency": (latency.measure, "p50 and p99 from produced to predicted, at half of the capacity"),
+    "kernels": (kernels.measure, "bandwidth of the CUDA kernels against a copy's, on a GPU"),
     "gpu": (gpu.measure, "frames/s on a GPU host, against perf_analyzer's and trtexec's own figures"),
 }
 
