@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.headrace-installed
 DEMO_STAMP := $(VENV)/.headrace-demo-installed
 
-.PHONY: setup demo test test-unit faults fuzz lint audit bench lock clean models
+.PHONY: setup demo test test-unit test-gpu-kernels faults fuzz lint audit bench lock clean models
 
 # What the demo needs, and what everything needs: two stamps, so that the demo stays quick on a fresh machine.
 $(DEMO_STAMP): requirements-demo.lock pyproject.toml
@@ -42,6 +42,11 @@ test-gpu: $(STAMP)
 		{ echo "set HEADRACE_TEST_GPU_TRITON to Triton's host:port (gRPC), HEADRACE_TEST_GPU_MODEL to the model's folder"; exit 2; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-gpu.lock
 	$(BIN)/python -m pytest tests/gpu
+
+# The kernels on this machine's GPU: offline, with no more than numpy, pytest and CuPy in $(PYTHON). No other test's set-up.
+test-gpu-kernels:
+	HEADRACE_KERNELS=cuda $(PYTHON) -m pytest -c /dev/null --rootdir . --confcutdir tests/kernels -p no:cacheprovider \
+		tests/kernels/test_preprocess.py tests/kernels/test_wrapper.py tests/kernels/test_on_cuda.py
 
 # Every fault with all its seeds, hours on two cores; goes on where it was cut, and writes the table of docs/reliability.md.
 faults: $(STAMP)
