@@ -193,14 +193,16 @@ class Auditor:
         return compare(self._topics.frames, self._sent, self._predictions, self._dead_letters)
 
     def wait_until_done(self, timeout_s: float, check: Callable[[], None] | None = None) -> Audit:
-        """Look until every sent frame has an outcome or `timeout_s` is over; the last look is returned either way.
+        """Look until every sent frame has an outcome or no other has had one for `timeout_s`; the last look is returned.
 
         `check` is called between looks, and may raise: a worker that died need not be waited for.
         """
-        deadline = time.monotonic() + timeout_s
+        lost, since = -1, 0.0
         while True:
-            seen = self.look()
-            if not seen.lost or time.monotonic() > deadline:
+            seen, now = self.look(), time.monotonic()
+            if seen.lost != lost:
+                lost, since = seen.lost, now
+            if not lost or now > since + timeout_s:
                 return seen
             if check is not None:
                 check()

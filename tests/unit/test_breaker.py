@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.infer.breaker import FAILURES, FIRST_PAUSE_S, LAST_PAUSE_S, TRANSITIONS, WINDOW, Breaker, Event, State
+from worker.infer.breaker import (
+    FAILURES,
+    FIRST_PAUSE_S,
+    LAST_PAUSE_S,
+    ON_PROBATION,
+    TRANSITIONS,
+    WINDOW,
+    Breaker,
+    Event,
+    State,
+)
 
 
 def opened(now: float = 0.0) -> Breaker:
@@ -75,6 +85,30 @@ def test_pauses_double_up_to_their_bound_and_are_short_again_after_a_window_with
         breaker.succeeded()
     breaker.failed(0.0, decisive=True)
     assert breaker.probe_at == FIRST_PAUSE_S
+
+
+def test_one_that_is_back_is_given_up_sooner_until_it_has_stood_a_window() -> None:
+    breaker = opened()
+
+    def failures_until_open() -> int:
+        breaker.begin_probe(breaker.probe_at)
+        breaker.probed(breaker.probe_at, well=True)
+        failures = 0
+        while breaker.state is State.CLOSED:
+            breaker.succeeded()
+            breaker.failed(breaker.probe_at)
+            failures += 1
+        return failures
+
+    assert failures_until_open() == ON_PROBATION
+    assert failures_until_open() == ON_PROBATION
+    breaker.begin_probe(breaker.probe_at)
+    breaker.probed(breaker.probe_at, well=True)
+    for _ in range(WINDOW):
+        breaker.succeeded()
+    for _ in range(FAILURES - 1):
+        breaker.failed(0.0)
+    assert breaker.state.name == "CLOSED"
 
 
 def test_an_event_that_does_not_fit_the_state_raises_and_changes_nothing() -> None:

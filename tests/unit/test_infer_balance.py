@@ -60,6 +60,15 @@ def test_a_slow_endpoint_gets_less_at_a_time_and_all_of_it_again_when_it_keeps_u
     assert limit.value == 6
 
 
+def test_an_endpoint_that_is_back_gets_one_batch_first_and_soon_the_whole_limit() -> None:
+    limit = Limit(6, slow_s=5.0)
+    limit.restart()
+    assert limit.value == 1
+    for number in range(20):
+        limit.answered(number + 0.5, sent_at=float(number), in_flight=limit.value)
+    assert limit.value == 6
+
+
 def test_failures_of_one_moment_are_one_congestion() -> None:
     limit = Limit(10, slow_s=5.0)
     for _ in range(10):

@@ -11,6 +11,9 @@ from enum import Enum, IntEnum
 
 WINDOW = 10  # tries that are remembered
 FAILURES = 5  # so many of them failed: an endpoint that fails every second batch is given up after ten
+ON_PROBATION = (
+    2  # until it has stood a whole window since it was open: what fails half of all would else cost five each time
+)
 FIRST_PAUSE_S = 0.1  # a connection that only blinked is back at once
 LAST_PAUSE_S = 2.0  # an endpoint that is back waits no longer than this for its first batch
 
@@ -58,7 +61,8 @@ class Breaker:
         """It did not; `decisive` if that alone says that it is down, as a lost connection or a missed deadline does."""
         if self.state is State.CLOSED:
             self._remember(failed=True)
-            if decisive or sum(self._failed) >= FAILURES:
+            most = FAILURES if self._pause_s == FIRST_PAUSE_S else ON_PROBATION
+            if decisive or sum(self._failed) >= most:
                 self._move(Event.TRIPPED, now)
 
     def begin_probe(self, now: float) -> None:

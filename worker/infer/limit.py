@@ -30,6 +30,10 @@ class Limit:
         elif in_flight >= self.value:  # a limit that was not reached proves nothing about a higher one
             self._value = min(self._value + 1 / self._value, float(self._most))
 
+    def restart(self) -> None:
+        """The endpoint was away and is back: one batch first, and more as they are answered."""
+        self._value = 1.0
+
     def congested(self, now: float, sent_at: float) -> None:
         """The endpoint was too busy for it. What was sent before the last decrease is the same congestion, not another."""
         if sent_at >= self._lowered_at:

@@ -144,6 +144,7 @@ class Member:
         self.breaker.probed(now, well=not illness)
         self._observer.breaker(self.endpoint, self.breaker.state)
         if not illness:
+            self.limit.restart()
             log.info("%s answers, and gets batches again", self.endpoint)
 
     # What follows waits for the server.
