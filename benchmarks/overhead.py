@@ -2,8 +2,9 @@
 
 The bare sum is the bare client loop (poll every frame, send a small record for each) plus bare decoding and preprocessing
 in one thread. `overhead_ratio` is the worker's own process / that sum, with the clients tuned as the worker tunes itself
-(malloc, socket reads); `overhead_ratio_plain_client` takes the client loop as the client comes. `statistics_ratio` is the bare
-cost of a frame's statistics / the bare sum.
+(malloc, socket reads); `overhead_ratio_plain_client` takes the client loop as the client comes. `overhead_ratio_fast` is the
+same with librdkafka on both sides, and `client_ratio_fast` its bare loop / kafka-python's. `statistics_ratio` is the bare cost
+of a frame's statistics / the bare sum.
 """
 
 from __future__ import annotations
@@ -44,9 +45,11 @@ def measure(options: Options) -> dict[str, Any]:
         rig.broker.fill("frames", rig.corpus.cycle(frames))
         sides: dict[str, Callable[[], Run | BareResult]] = {
             "worker": lambda: stream_run(rig, "worker", "frames", frames, lambda w: [start_worker(rig, MODEL, w)]).run,
-            "client": lambda: _client(rig, frames, tuned=True),
+            "worker_fast": lambda: _worker_fast(rig, frames),
+            "client": lambda: _client(rig, frames, "client"),
+            "client_fast": lambda: _client(rig, frames, "client_fast"),
             "bare": lambda: _bare(rig, max(1, frames // BARE_SHARE)),
-            "plain_client": lambda: _client(rig, frames, tuned=False),
+            "plain_client": lambda: _client(rig, frames, "plain_client"),
         }
         runs: dict[str, list[Run]] = {side: [] for side in sides if side != "bare"}
         bare: list[BareResult] = []
@@ -74,6 +77,7 @@ def figures(runs: Mapping[str, Sequence[Run]], bare: Sequence[BareResult]) -> di
     prepare = [1000 * result.prepare_cpu_s / result.frames for result in bare]
     features = [1000 * result.features_cpu_s / result.frames for result in bare]
     bare_sum = [client + rest for client, rest in zip(own["client"], prepare, strict=True)]
+    fast_sum = [client + rest for client, rest in zip(own["client_fast"], prepare, strict=True)]
     plain_sum = [client + rest for client, rest in zip(own["plain_client"], prepare, strict=True)]
     rows = {side: side_row(of_side) for side, of_side in runs.items()}
     rows["bare"] = {
@@ -85,7 +89,9 @@ def figures(runs: Mapping[str, Sequence[Run]], bare: Sequence[BareResult]) -> di
     }
     return {
         **paired_ratio(own["worker"], bare_sum).keys("overhead_ratio"),
+        **paired_ratio(own["worker_fast"], fast_sum).keys("overhead_ratio_fast"),
         **paired_ratio(own["worker"], plain_sum).keys("overhead_ratio_plain_client"),
+        **paired_ratio(own["client_fast"], own["client"]).keys("client_ratio_fast"),
         **paired_ratio(features, bare_sum).keys("statistics_ratio"),
         **spread([run.window.frames_per_second for run in runs["worker"]]).keys("frames_per_second"),
         "cpu_s_per_1000": rows["worker"]["cpu_s_per_1000"],
@@ -93,13 +99,20 @@ def figures(runs: Mapping[str, Sequence[Run]], bare: Sequence[BareResult]) -> di
     }
 
 
-def _client(rig: Rig, frames: int, tuned: bool) -> Run:
-    side = "client" if tuned else "plain_client"
+def _worker_fast(rig: Rig, frames: int) -> Run:
+    def start(way: Way) -> list[ServerProcess]:
+        return [start_worker(rig, MODEL, way, kafka__client="confluent")]
+
+    return stream_run(rig, "worker_fast", "frames", frames, start).run
+
+
+def _client(rig: Rig, frames: int, side: str) -> Run:
     fetch_bytes = Shares.of(Settings().ingest.max_in_flight_bytes).fetch_bytes
 
     def start(way: Way) -> list[ServerProcess]:
+        tuned = side != "plain_client"
         spec = ClientSpec(rig.broker.bootstrap_servers, way.frames, way.predictions, way.group, fetch_bytes, tuned)
-        return [child.start("client", spec, rig.folder)]
+        return [child.start("client_fast" if side == "client_fast" else "client", spec, rig.folder)]
 
     return stream_run(rig, side, "frames", frames, start).run
 

@@ -152,10 +152,14 @@ def test_overhead_divides_by_client_and_bare_preparation_together() -> None:
     runs = {
         "worker": [run(500, worker=0.6, triton=0.1, broker=0.1)],
         "client": [run(900, client=0.1, triton=0.0, broker=0.1)],
+        "worker_fast": [run(600, worker_fast=0.5, triton=0.1, broker=0.1)],
+        "client_fast": [run(2000, client_fast=0.025, triton=0.0, broker=0.1)],
         "plain_client": [run(700, plain_client=0.2, triton=0.0, broker=0.1)],
     }
     result = overhead.figures(runs, [BareResult(frames=1000, prepare_cpu_s=4.0, features_cpu_s=0.5)])
     assert result["overhead_ratio"] == pytest.approx(6.0 / (1.0 + 4.0))
+    assert result["overhead_ratio_fast"] == pytest.approx(5.0 / (0.25 + 4.0), rel=1e-3)
+    assert result["client_ratio_fast"] == pytest.approx(0.25)
     assert result["overhead_ratio_plain_client"] == pytest.approx(6.0 / (2.0 + 4.0))
     assert result["statistics_ratio"] == pytest.approx(0.5 / 5.0)
 
