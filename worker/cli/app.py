@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
-from worker.cli import batch, configuration, demo, dlq, doctor, produce, replay, run, tail
+from worker.cli import batch, configuration, demo, dlq, doctor, engine, produce, replay, run, tail
 from worker.cli.output import result, say
 from worker.errors import HeadraceError
 from worker.observe import logs
@@ -38,6 +38,7 @@ app.command()(doctor.doctor)
 dlq.app.command()(replay.replay)
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(configuration.app, name="config")
+app.add_typer(engine.app, name="engine")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
