@@ -14,9 +14,10 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import delivery, gpu, kernels, latency, overhead, throughput
+from benchmarks import decode, delivery, document, gpu, kernels, latency, overhead, peers, scale, throughput, transport
 from benchmarks.machine import machine
 from benchmarks.options import Options
+from benchmarks.regression import regressions
 from benchmarks.report import print_tables
 from worker.errors import HeadraceError
 
@@ -30,16 +31,32 @@ BENCHMARKS: dict[str, tuple[Callable[[Options], dict[str, Any]], str]] = {
     "latency": (latency.measure, "p50 and p99 from produced to predicted, at half of the capacity"),
     "kernels": (kernels.measure, "bandwidth of the CUDA kernels against a copy's, on a GPU"),
     "gpu": (gpu.measure, "frames/s on a GPU host, against perf_analyzer's and trtexec's own figures"),
+    "peers": (peers.measure, "frames/s against the loops and frameworks that people use, each at its best"),
+    "scale": (scale.measure, "CPU a frame over workers, partitions, backlog and sizes of frames"),
+    "transport": (transport.measure, "CPU a frame by the way it travels to the model"),
+    "decode": (decode.measure, "CPU a frame of JPEG decoders, from 10 KB to 5 MB"),
 }
 
 
+WORSE = 4
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Exit codes as those of `headrace`: 0 done, 2 usage, 3 a dependency can't be had, 4 frames were lost."""
+    """Exit codes as those of `headrace`: 0 done, 2 usage, 3 a dependency can't be had, 4 frames were lost or, with
+    --check, a ratio is worse than it was.
+    """
     options = _parser().parse_args(argv)
     if options.name == "list":
         names = {name: sentence for name, (_, sentence) in BENCHMARKS.items()}
         print(json.dumps(names) if options.json else "\n".join(f"{name:12} {text}" for name, text in names.items()))
         return 0
+    if options.write and not document.has_place(options.name):
+        print(f"benchmarks: {document.PAGE} has no place for the figures of {options.name}", file=sys.stderr)
+        return 2
+    if options.check and not (record := document.record_of(options.name)).exists():
+        print(f"benchmarks: there is nothing on record to check {options.name} against, see --write", file=sys.stderr)
+        return 2
+    recorded = json.loads(record.read_text(encoding="utf-8")) if options.check else {}
     about = machine()  # before the benchmark: its own load is not the machine's
     started = time.monotonic()
     try:
@@ -51,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         "benchmark": options.name,
         **figures,
         "quick": options.quick,
+        "date": time.strftime("%Y-%m-%d"),
         "took_s": round(time.monotonic() - started, 1),
         "machine": about,
     }
@@ -58,6 +76,12 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(result))
     else:
         print_tables(result, Console())
+    if options.write and "skipped" not in result:
+        document.write(result)
+    if options.check:
+        for sentence in (worse := regressions(result, recorded)):
+            print(f"benchmarks: {sentence}", file=sys.stderr)
+        return WORSE if worse else 0
     return 0
 
 
@@ -66,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("name", choices=["list", *BENCHMARKS])
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line of stdout")
     parser.add_argument("--quick", action="store_true", help="under four minutes, same keys, wider spread")
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/performance.md and on record")
+    parser.add_argument("--check", action="store_true", help="exit code 4 if a ratio is worse than the one on record")
     parser.add_argument("--frames", type=_positive, help="frames of each run, instead of the benchmark's own number")
     parser.add_argument("--rounds", type=_positive, help="rounds of each side, instead of the benchmark's own number")
     return parser

@@ -13,7 +13,8 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 PARTITIONS = 4  # enough for two consumers to share evenly
 MAX_RECORD_BYTES = 16 * 2**20
-_FLUSH_EVERY = 256  # the client's buffer has no bound: 256 frames of 100 KB are 25 MB
+_FLUSH_BYTES = 32 * 2**20  # the client's buffer has no bound
+_BATCH_BYTES = 256 * 1024  # of small records: a million in batches of the default 16 KB takes a minute
 _READ_TIMEOUT_MS = 10_000
 
 
@@ -33,33 +34,40 @@ class Broker:
         self._servers = bootstrap_servers.split(",")
         self._admin = KafkaAdminClient(bootstrap_servers=self._servers)
         self._watcher = KafkaConsumer(bootstrap_servers=self._servers)
+        self._partitions: dict[str, int] = {}
 
-    def create(self, topic: str) -> None:
-        """A topic of PARTITIONS partitions, each of which has a leader when this returns."""
+    def create(self, topic: str, partitions: int = PARTITIONS) -> None:
+        """A topic, each of whose partitions has a leader when this returns."""
         configs = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(MAX_RECORD_BYTES)}
-        self._admin.create_topics({topic: {"num_partitions": PARTITIONS, "configs": configs}}, wait_for_metadata=True)
+        self._admin.create_topics({topic: {"num_partitions": partitions, "configs": configs}}, wait_for_metadata=True)
+        self._partitions[topic] = partitions
 
     def delete(self, topics: Iterable[str]) -> None:
         self._admin.delete_topics(list(topics))
 
     def fill(self, topic: str, frames: Iterable[bytes]) -> None:
         """Spread the frames evenly over the partitions, one camera each."""
-        producer = KafkaProducer(bootstrap_servers=self._servers, max_request_size=MAX_RECORD_BYTES, linger_ms=5)
+        producer = KafkaProducer(
+            bootstrap_servers=self._servers, max_request_size=MAX_RECORD_BYTES, linger_ms=5, batch_size=_BATCH_BYTES
+        )
+        partitions, unsent = self._partitions[topic], 0
         for number, frame in enumerate(frames):
-            partition = number % PARTITIONS
+            partition = number % partitions
             producer.send(topic, frame, key=b"cam-%d" % partition, partition=partition)
-            if number % _FLUSH_EVERY == _FLUSH_EVERY - 1:
+            unsent += len(frame)
+            if unsent > _FLUSH_BYTES:
                 producer.flush()
+                unsent = 0
         producer.flush()
         producer.close()
 
     def count(self, topic: str) -> int:
         """Records on the topic. No side uses transactions, so offsets count records."""
-        return sum(self._watcher.end_offsets(_partitions(topic)).values())
+        return sum(self._watcher.end_offsets(self._of(topic)).values())
 
     def appended(self, topic: str) -> list[Appended]:
         """All records of the topic, in order within each partition."""
-        partitions = _partitions(topic)
+        partitions = self._of(topic)
         expected = self.count(topic)
         reader = KafkaConsumer(
             bootstrap_servers=self._servers, auto_offset_reset="earliest", consumer_timeout_ms=_READ_TIMEOUT_MS
@@ -78,6 +86,5 @@ class Broker:
         self._watcher.close()
         self._admin.close()
 
-
-def _partitions(topic: str) -> list[TopicPartition]:
-    return [TopicPartition(topic, number) for number in range(PARTITIONS)]
+    def _of(self, topic: str) -> list[TopicPartition]:
+        return [TopicPartition(topic, number) for number in range(self._partitions[topic])]

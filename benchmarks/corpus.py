@@ -14,12 +14,21 @@ from pathlib import Path
 import cv2
 import msgspec
 import numpy as np
+import simplejpeg
 
 from worker.embedded.assets import demo_images, vtest_video
 from worker.frames import AnyArray
 
 QUALITY = 90
 WIDTH, HEIGHT = 768, 576
+# Name -> width, height, quality, different frames: 10 KB to 5 MB, the largest at the quality of a photo kept for good.
+SIZES = {
+    "224x168": (224, 168, QUALITY, 100),
+    "768x576": (WIDTH, HEIGHT, QUALITY, 100),
+    "1920x1080": (1920, 1080, QUALITY, 50),
+    "3840x2160": (3840, 2160, QUALITY, 12),
+    "4000x3000": (4000, 3000, 97, 8),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,28 @@ def video_corpus(path: Path) -> Corpus:
     return Corpus(source, tuple(frames))
 
 
+def mosaic(corpus: Corpus, width: int, height: int, count: int, quality: int = QUALITY) -> Corpus:
+    """`count` frames of width x height, laid together from frames of the corpus as a wall of cameras is, and cut.
+
+    Nothing is scaled, so a pixel holds as much detail as in the corpus, and costs a decoder as much.
+    """
+    columns, rows = -(-width // WIDTH), -(-height // HEIGHT)
+    tiles = columns * rows
+    frames = []
+    for number in range(count):
+        picked = [corpus.frames[(number * tiles + tile) % len(corpus.frames)] for tile in range(tiles)]
+        pixels = [simplejpeg.decode_jpeg(frame, colorspace="BGR") for frame in picked]
+        wall = np.vstack([np.hstack(pixels[row * columns : (row + 1) * columns]) for row in range(rows)])
+        frames.append(_jpeg(wall[:height, :width], quality))
+    return Corpus(f"{count} frames of {width}x{height}, laid together from {corpus.source}", tuple(frames))
+
+
+def sized(corpus: Corpus, size: str) -> Corpus:
+    """Frames of one of SIZES."""
+    width, height, quality, count = SIZES[size]
+    return mosaic(corpus, width, height, count, quality)
+
+
 def _read(path: Path) -> AnyArray:
     pixels: AnyArray | None = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if pixels is None:
@@ -74,8 +105,8 @@ def _read(path: Path) -> AnyArray:
     return pixels
 
 
-def _jpeg(pixels: AnyArray) -> bytes:
-    encoded, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+def _jpeg(pixels: AnyArray, quality: int = QUALITY) -> bytes:
+    encoded, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert encoded
     return np.asarray(jpeg).tobytes()
 

@@ -26,6 +26,11 @@ def side_row(runs: Sequence[Run]) -> dict[str, Any]:
     return {**rate.keys("frames_per_second"), "cpu_s_per_1000": cpu_row(runs), "rounds": len(runs)}
 
 
+def short(value: float) -> float:
+    """Four digits after the point: a tenth of a microsecond a frame."""
+    return round(value, 4)
+
+
 def print_tables(result: Mapping[str, Any], console: Console) -> None:
     """Figures with their spread, a row for each side, then the remaining facts."""
     figures = Table(title=f"benchmark {result['benchmark']}", title_justify="left")

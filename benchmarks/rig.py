@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import psutil
 
 from benchmarks.broker import Broker
 from benchmarks.corpus import Corpus, load_corpus, write_frames
+from benchmarks.variants import Variant, repository_with
 from tests.rig.kafka_server import KafkaServer
 from triton_models.build import build_repository, data_dir
 from worker.embedded.triton import TritonServer
@@ -45,8 +46,13 @@ class Rig:
 
 
 @contextmanager
-def started_rig(models: Sequence[str]) -> Iterator[Rig]:
-    """Bring all of it up with these models loaded, and take it down again. Raises DependencyError."""
+def started_rig(
+    models: Sequence[str], variants: Sequence[Variant] = (), broker_settings: Mapping[str, str] | None = None
+) -> Iterator[Rig]:
+    """Bring all of it up with these models and variants of them loaded, and take it down again.
+
+    `broker_settings` are lines of server.properties. Raises DependencyError.
+    """
     data = data_dir()
     folder = Path(tempfile.mkdtemp(prefix="headrace-benchmark-"))
     try:
@@ -54,10 +60,11 @@ def started_rig(models: Sequence[str]) -> Iterator[Rig]:
         corpus = load_corpus(data)
         write_frames(folder / "frames.msgpack", corpus)
         say("models")
-        repository = build_repository(data)
-        with TritonServer.start(repository, models=models, data=data, say=say) as triton:
+        repository = repository_with(variants, data, folder) if variants else build_repository(data)
+        loaded = [*models, *(variant.name for variant in variants)]
+        with TritonServer.start(repository, models=loaded, data=data, say=say) as triton:
             say("starting Kafka")
-            with KafkaServer.start() as kafka:
+            with KafkaServer.start(overrides=broker_settings) as kafka:
                 broker = Broker(kafka.bootstrap_servers)
                 roots = {"triton": triton.pid, "broker": listening_pid(int(kafka.bootstrap_servers.rpartition(":")[2]))}
                 try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -44,7 +44,7 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
     return spread([a / b for a, b in zip(numerators, denominators, strict=True)])
 
 
-def interleaved(sides: dict[str, Callable[[], T]], rounds: int) -> Iterator[tuple[int, str, T]]:
+def interleaved(sides: Mapping[str, Callable[[], T]], rounds: int) -> Iterator[tuple[int, str, T]]:
     """Run A B C, then B C A, then C A B: (round, side, its result) as each ends.
 
     The first side moves from round to round, so that none always follows the same neighbour's heat and cache.

@@ -8,6 +8,7 @@ are read off within it.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,23 +61,29 @@ def delete_outputs(rig: Rig, way: Way) -> None:
 
 
 def stream_run(
-    rig: Rig, side: str, frames_topic: str, frames: int, start: Callable[[Way], Sequence[ServerProcess]]
+    rig: Rig,
+    side: str,
+    frames_topic: str,
+    frames: int,
+    start: Callable[[Way], Sequence[ServerProcess]],
+    seconds: float = math.inf,
 ) -> StreamRun:
     """Start the side over `frames` frames that lie on `frames_topic`, and measure it.
 
-    Raises DependencyError with the process's log if it dies, FramesLost if it stalls short of all the frames or writes
-    a dead letter (every frame of the corpus is good).
+    With `seconds` it is stopped so long after its first predictions and measured up to there, the rest of the frames
+    unread: sides of very different speeds then take the same time. Raises DependencyError with the process's log if it
+    dies, FramesLost if it stalls short of all the frames or writes a dead letter (every frame of the corpus is good).
     """
     way = new_way(rig, frames_topic, side)
     processes = list(start(way))
     try:
         roots = rig.roots | {f"{side}{number or ''}": process.pid for number, process in enumerate(processes)}
         with CpuSampler(roots) as sampler:
-            wait_predictions(rig, way, frames, processes)
+            end = wait_predictions(rig, way, frames, processes, seconds)
     finally:
         for process in processes:
             process.stop(_STOP_S)
-    records = rig.broker.appended(way.predictions)
+    records = [record for record in rig.broker.appended(way.predictions) if record.at <= end]
     delete_outputs(rig, way)
     measured = window([record.at for record in records])
     cpu_s = sampler.series.between(measured.start, measured.end)
@@ -84,15 +91,22 @@ def stream_run(
     return StreamRun(Run(measured, {side: own} | cpu_s), records)
 
 
-def wait_predictions(rig: Rig, way: Way, frames: int, processes: Sequence[ServerProcess]) -> None:
-    """Return once the way's predictions topic holds `frames` records. Raises as `stream_run` does."""
-    done, changed = -1, time.monotonic()
-    while done < frames:
+def wait_predictions(
+    rig: Rig, way: Way, frames: int, processes: Sequence[ServerProcess], seconds: float = math.inf
+) -> float:
+    """Return, with the time of day, once the way's predictions topic holds `frames` records, or `seconds` after its first.
+
+    Raises as `stream_run` does.
+    """
+    done, changed, deadline = -1, time.monotonic(), math.inf
+    while done < frames and time.monotonic() < deadline:
         for process in processes:
             process.check_alive()
         now_done = rig.broker.count(way.predictions)
         if now_done != done:
             done, changed = now_done, time.monotonic()
+            if done > 0:
+                deadline = min(deadline, changed + seconds)
         elif time.monotonic() - changed > _STALL_S:
             tails = "\n".join(process.tail() for process in processes)
             dead = rig.broker.count(way.dead_letters)
@@ -100,3 +114,4 @@ def wait_predictions(rig: Rig, way: Way, frames: int, processes: Sequence[Server
         time.sleep(_POLL_S)
     if done > frames:
         raise FramesLost(f"{done} predictions for {frames} frames")
+    return time.time()

@@ -22,7 +22,7 @@ from benchmarks.options import Options
 from benchmarks.report import cpu_row, side_row
 from benchmarks.rig import Rig, say, started_rig
 from benchmarks.sides import child
-from benchmarks.sides.loop import LoopSpec
+from benchmarks.sides.peer import PeerSpec
 from benchmarks.spread import interleaved, paired_ratio, spread
 from benchmarks.stream import Way, stream_run
 from benchmarks.worker_side import start_worker
@@ -63,7 +63,7 @@ def measure(options: Options) -> dict[str, Any]:
         ) -> Callable[[], Run]:
             def measured() -> Run:
                 done = stream_run(rig, side, topic, count, start)
-                top1[side] = _top1(record.value for record in done.records)
+                top1[side] = top1_of(record.value for record in done.records)
                 return done.run
 
             return measured
@@ -80,7 +80,7 @@ def measure(options: Options) -> dict[str, Any]:
             runs[side].append(run)
         return {
             **figures(runs),
-            "same_top1_as_ideal": {side: _agreement(top1[side], top1["ideal"]) for side in sides if side != "ideal"},
+            "same_top1_as_ideal": {side: agreement(top1[side], top1["ideal"]) for side in sides if side != "ideal"},
             "ideal_arrangement": str(arrangement),
             "ideal_arrangements_tried": {str(way): round(fps, 1) for way, fps in tried.items()},
             "frames": rig.corpus.source,
@@ -107,7 +107,7 @@ def figures(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
 
 
 def _loops(rig: Rig, way: Way, processes: int, batch: int) -> list[ServerProcess]:
-    spec = LoopSpec(
+    spec = PeerSpec(
         bootstrap_servers=rig.broker.bootstrap_servers,
         frames_topic=way.frames,
         predictions_topic=way.predictions,
@@ -131,7 +131,7 @@ class _Prediction(msgspec.Struct, frozen=True):
     classes: list[_Class]
 
 
-def _top1(values: Iterable[bytes]) -> dict[int, int]:
+def top1_of(values: Iterable[bytes]) -> dict[int, int]:
     """Frame number -> class of the highest score. The broker was filled in turn, so the id tells the number."""
     found = {}
     for value in values:
@@ -141,7 +141,7 @@ def _top1(values: Iterable[bytes]) -> dict[int, int]:
     return found
 
 
-def _agreement(side: Mapping[int, int], ideal: Mapping[int, int]) -> float:
+def agreement(side: Mapping[int, int], ideal: Mapping[int, int]) -> float:
     """Share of the frames both answered that got the same class: sides that differ much don't do the same work."""
     both = side.keys() & ideal.keys()
     return round(sum(side[number] == ideal[number] for number in both) / max(1, len(both)), 4)

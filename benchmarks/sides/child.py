@@ -6,9 +6,11 @@ measured, if anything, to the path the specification names.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,11 +22,17 @@ from worker.errors import DependencyError
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-def start(module: str, spec: msgspec.Struct, folder: Path) -> ServerProcess:
-    """Start a side's process; its output goes to a log in `folder`."""
+def start(
+    module: str,
+    spec: msgspec.Struct,
+    folder: Path,
+    python: str = sys.executable,
+    variables: Mapping[str, str] | None = None,
+) -> ServerProcess:
+    """Start a side's process; its output goes to a log in `folder`. `variables` are added to its environment."""
     log = Path(tempfile.mkstemp(prefix=f"{module}-", suffix=".log", dir=folder)[1])
-    argv = [sys.executable, "-m", f"benchmarks.sides.{module}", msgspec.json.encode(spec).decode()]
-    return ServerProcess(argv, log)
+    argv = [python, "-m", f"benchmarks.sides.{module}", msgspec.json.encode(spec).decode()]
+    return ServerProcess(argv, log, {**os.environ, **(variables or {})})
 
 
 def specification(type_: type[S]) -> S:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.corpus import SIZES
 from tests.rig.kafka import unavailable
 from worker.errors import DependencyError
 
@@ -39,6 +40,13 @@ def test_a_benchmark_reports_its_ratios_with_their_spread(name: str) -> None:
     assert result["machine"]["cores"] >= 1
     # All sides did the same work: they see the same classes, up to a grey level between two resizing engines.
     assert all(share >= 0.9 for share in result.get("same_top1_as_ideal", {}).values())
+
+
+def test_the_benchmark_of_decoders_reports_every_size_and_decoder() -> None:
+    result = benchmark("decode", "--frames", "2", "--rounds", "1")
+    for size in SIZES:
+        assert result[f"worker_vs_simplejpeg_{size}"] > 0
+        assert {f"{size} worker", f"{size} opencv, malloc as it comes"} <= result["sides"].keys()
 
 
 def benchmark(*arguments: str) -> dict[str, Any]:

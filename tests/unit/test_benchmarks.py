@@ -26,7 +26,7 @@ from benchmarks.cpu import CpuSampler, CpuSeries, Stat, parse_stat, tree_seconds
 from benchmarks.ideal import ways_of_using
 from benchmarks.report import print_tables
 from benchmarks.sides.bare import BareResult
-from benchmarks.sides.loop import prepared, top
+from benchmarks.sides.peer import prepared, top
 from benchmarks.spread import interleaved, paired_ratio, spread
 from worker.preprocess.contract import Contract
 from worker.preprocess.cpu import CpuTransform
@@ -236,7 +236,9 @@ def test_the_loop_names_the_best_classes_with_probabilities() -> None:
 
 def test_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["list", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"throughput", "overhead", "delivery", "latency"}
+    listed = json.loads(capsys.readouterr().out)
+    assert set(listed) == set(command.BENCHMARKS)
+    assert {"throughput", "overhead", "delivery", "latency", "peers", "scale"} <= set(listed)
 
 
 def test_an_unknown_benchmark_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
