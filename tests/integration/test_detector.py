@@ -81,7 +81,7 @@ def test_the_real_network_computes_what_plain_numpy_computes(detectors: Path, st
 
 
 def in_batch(tree: dict[str, Any], street: Path, folder: Path) -> list[dict[str, Any]]:
-    (folder / "batch.toml").write_text(to_toml({name: tree[name] for name in ("model", "infer")}))
+    (folder / "batch.toml").write_text(to_toml({name: tree[name] for name in ("model", "infer", "batching")}))
     command = [sys.executable, "-m", "worker.cli", "batch", str(street), "--out", str(folder / "out.jsonl")]
     command += ["-c", str(folder / "batch.toml"), "--draw", str(folder / "drawn"), "--json"]
     ended = run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
@@ -98,7 +98,12 @@ def test_stream_and_batch_find_the_same_and_the_smaller_model_answers_when_trito
     topics: MakeTopics, settings: MakeSettings, server: TritonServer, detectors: Path, street: Path, tmp_path: Path
 ) -> None:
     made = topics(partitions=1)
-    tree = settings(made, infer={"url": server.grpc_url}, fallback={"directory": str(detectors / "centernet_small")})
+    tree = settings(
+        made,
+        infer={"url": server.grpc_url},
+        fallback={"directory": str(detectors / "centernet_small")},
+        batching={"max_batch_size": 4},  # an engine is warmed up with a full batch
+    )
     tree["model"] = {"name": "centernet", "directory": str(detectors / "centernet"), "task": "detect"}
     batch = in_batch(tree, street, tmp_path)
     assert [path.name for path in sorted((tmp_path / "drawn").iterdir())] == [f"{n:02d}.jpg" for n in range(FRAMES)]
