@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.headrace-installed
 DEMO_STAMP := $(VENV)/.headrace-demo-installed
 
-.PHONY: setup demo test test-unit test-gpu-kernels faults fuzz lint audit bench lock clean models
+.PHONY: setup demo test test-unit test-clients test-gpu-kernels faults fuzz lint audit bench lock clean models
 
 # What the demo needs, and what everything needs: two stamps, so that the demo stays quick on a fresh machine.
 $(DEMO_STAMP): requirements-demo.lock pyproject.toml
@@ -34,6 +34,12 @@ test: $(STAMP)
 
 test-unit: $(STAMP)
 	$(BIN)/python -m pytest tests/unit
+
+# Whatever runs a worker, over librdkafka: the environment chooses the client of every worker that a test starts.
+test-clients: $(STAMP)
+	HEADRACE_KAFKA__CLIENT=confluent $(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix tests/integration/test_, \
+		librdkafka.py way.py guarantees.py rebalance.py exactly_once.py offsets.py outages.py poison.py memory.py security.py \
+		faults_quick.py)
 
 # The GPU path on a GPU host, with a Triton there that serves a model: docs/gpu.md. What is missing fails; nothing is skipped.
 .PHONY: test-gpu
