@@ -63,6 +63,16 @@ SECONDS ?= 600
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
+# The graphs that engines are built from: their agreement with float32 on real frames, and NVIDIA's builder over each of them.
+.PHONY: engines
+engines: $(STAMP)
+	$(BIN)/python -m pytest -s tests/integration/test_precision_graphs.py
+
+# hadolint, the Compose schema, and Dockerfile.gpu built without an engine: docs/engines.md.
+.PHONY: image-check
+image-check: $(STAMP)
+	UV=$(BIN)/uv deploy/image-check.sh
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,7 +80,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 # Known vulnerabilities of what the lock files name. Needs PyPI's JSON interface: docs/security.md. What can't be asked fails.
-LOCKS := requirements-demo.lock requirements-dev.lock triton_models/requirements-models.lock triton_models/requirements-triton.lock
+LOCKS := requirements-demo.lock requirements-dev.lock triton_models/requirements-models.lock triton_models/requirements-triton.lock triton_models/requirements-tensorrt-rtx.lock requirements-gpu.lock
 audit: $(STAMP)
 	$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip $(addprefix -r ,$(LOCKS))
 
@@ -83,6 +93,7 @@ bench: $(STAMP)
 lock: $(STAMP)
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --universal --python-version 3.11 --extra demo -o requirements-demo.lock pyproject.toml build-system.in
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --universal --python-version 3.11 --extra dev -o requirements-dev.lock pyproject.toml build-system.in
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --universal --python-version 3.11 --extra gpu -o requirements-gpu.lock pyproject.toml build-system.in
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,16 +1,9 @@
-"""From a served model to an engine's folder and its check, over the process boundary, with a stand-in for TensorRT.
-
-TensorRT itself comes from NVIDIA's own index and needs a GPU. The stand-in is a module of its name in an environment of
-its own: it shows what goes over the boundary and what becomes of every way to fail there. What real graphs are to the real
-parser is tests/integration/test_precision_gate.py's.
-"""
+"""From a served model to an engine's folder and its check, over the process boundary, with a stand-in for TensorRT."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import textwrap
-import venv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +13,7 @@ from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 
 from tests.rig.images import encode, photo
+from tests.rig.tensorrt import StandIn
 from triton_models.build import SOURCE, build_repository
 from triton_models.build.engine import EngineOptions, build_engine, check_engine
 from triton_models.build.engine.building import CALIBRATION_FRAMES, FLAGS, calibration
@@ -31,80 +25,13 @@ from triton_models.build.precision import Batch
 from triton_models.build.triton_config import Precision
 from worker.cli import main
 
-# What `tensorrt_side` uses of TensorRT, and no more; the plan is what it was asked for.
-TENSORRT = """
-    import enum, json, os
-    __version__ = "11.4.0.53"
-    class ILogger:
-        Severity = enum.Enum("Severity", "ERROR INTERNAL_ERROR WARNING")
-    class BuilderFlag(enum.Enum):
-        VERSION_COMPATIBLE = 1
-    HardwareCompatibilityLevel = enum.Enum("HardwareCompatibilityLevel", "AMPERE_PLUS SAME_COMPUTE_CAPABILITY")
-    TensorIOMode = enum.Enum("TensorIOMode", "INPUT OUTPUT")
-    class Profile:
-        def set_shape(self, name, *shapes): self.shapes = {name: shapes}
-    class Config:
-        flags, hardware_compatibility_level = (), None
-        def add_optimization_profile(self, profile): self.profile = profile
-        def set_flag(self, flag): self.flags = (flag.name,)
-        def create_timing_cache(self, known): return known
-        def set_timing_cache(self, cache, ignore_mismatch): self.cache = cache; return True
-        def get_timing_cache(self): return self
-        def serialize(self): return self.cache + b"+"
-    class Builder:
-        def __init__(self, log): self.log = log
-        def create_network(self): return {}
-        def create_builder_config(self): return Config()
-        def create_optimization_profile(self): return Profile()
-        def build_serialized_network(self, network, config):
-            if os.path.exists(os.path.join(os.path.dirname(__file__), "refuses")):
-                return self.log.log(ILogger.Severity.ERROR, "no kernel for it")
-            level = config.hardware_compatibility_level
-            asked = {"shapes": config.profile.shapes, "flags": config.flags, "level": level and level.name}
-            return json.dumps(asked).encode()
-    class OnnxParser:
-        num_errors = 0
-        def __init__(self, network, log): pass
-        def parse_from_file(self, path): return os.path.getsize(path) > 0
-    class Engine:
-        num_io_tensors = 1
-        def __init__(self, plan): self.shapes = json.loads(plan)["shapes"]
-        def get_tensor_name(self, number): return list(self.shapes)[number]
-        def get_tensor_mode(self, name): return TensorIOMode.INPUT
-        def get_tensor_profile_shape(self, name, profile): return self.shapes[name]
-    class Runtime:
-        def __init__(self, log): self.log = log
-        def deserialize_cuda_engine(self, plan):
-            here = os.path.dirname(__file__)
-            if os.path.exists(os.path.join(here, "crashes")): os.abort()
-            if os.path.exists(os.path.join(here, "refuses")): return self.log.log(ILogger.Severity.ERROR, "magic tag")
-            return Engine(plan)
-"""
-# A driver with one GPU, in place of libcuda.
-DRIVER = """
-    import ctypes
-    class Driver:
-        def cuInit(self, flags): return 0
-        def cuDeviceGet(self, handle, ordinal): return 0
-        def cuDeviceGetName(self, name, size, handle): name.value = b"NVIDIA A10"; return 0
-        def cuDeviceGetAttribute(self, value, attribute, handle): value._obj.value = {75: 8, 76: 6}[attribute]; return 0
-    real = ctypes.CDLL
-    ctypes.CDLL = lambda name, *more, **others: Driver() if name == "libcuda.so.1" else real(name, *more, **others)
-"""
 SERVER = Server("11.4.0", "12")
-Environment = tuple[Path, Path]
 
 
 @pytest.fixture
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
-    """(Python, site-packages) of an environment with the stand-in."""
-    folder = tmp_path / "tensorrt"
-    venv.create(folder, with_pip=False, symlinks=True)
-    (site,) = folder.glob("lib/python*/site-packages")
-    (site / "tensorrt.py").write_text(textwrap.dedent(TENSORRT))
-    (site / "sitecustomize.py").write_text(textwrap.dedent(DRIVER))
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     monkeypatch.setenv("CUDA_VERSION", "12.9.1")
-    return folder / "bin" / "python", site
+    return StandIn.make(tmp_path / "tensorrt")
 
 
 @pytest.fixture
@@ -120,13 +47,15 @@ def batches() -> list[Batch]:
 
 
 @pytest.fixture
-def make(environment: Environment, served: Path, batches: list[Batch], tmp_path: Path) -> Callable[..., Path]:
+def make(environment: StandIn, served: Path, batches: list[Batch], tmp_path: Path) -> Callable[..., Path]:
     """`make(**options)`: the folder of an engine of the null model."""
 
     def build(**options: object) -> Path:
         chosen = EngineOptions(SERVER, **{"precision": Precision.FP16, "max_batch_size": 8, **options})  # type: ignore[arg-type]
         said: list[str] = []
-        build_engine(served, tmp_path / "out", chosen, environment[0], batches, tmp_path / "t" / "cache", said.append)
+        build_engine(
+            served, tmp_path / "out", chosen, environment.python, batches, tmp_path / "t" / "cache", said.append
+        )
         assert len(said) == 3 or chosen.precision is Precision.FP32
         return tmp_path / "out" / "null"
 
@@ -179,10 +108,10 @@ def test_the_timing_cache_of_one_build_is_read_by_the_next(make: Callable[..., P
         assert (tmp_path / "t" / "cache").read_bytes() == b"+" * times
 
 
-def test_a_failed_build_leaves_the_engine_that_was_there(make: Callable[..., Path], environment: Environment) -> None:
+def test_a_failed_build_leaves_the_engine_that_was_there(make: Callable[..., Path], environment: StandIn) -> None:
     folder = make()
     before = (folder / "engine.json").read_text()
-    (environment[1] / "refuses").touch()
+    environment.refuses()
     with pytest.raises(EngineError, match="no kernel for it"):
         make()
     assert (folder / "engine.json").read_text() == before
@@ -190,81 +119,83 @@ def test_a_failed_build_leaves_the_engine_that_was_there(make: Callable[..., Pat
 
 
 def test_another_version_is_refused_before_anything_is_built(
-    make: Callable[..., Path], environment: Environment, tmp_path: Path
+    make: Callable[..., Path], environment: StandIn, tmp_path: Path
 ) -> None:
-    module = environment[1] / "tensorrt.py"
-    module.write_text(module.read_text().replace("11.4.0.53", "11.3.2.1"))
+    environment.becomes("11.3.2.1")
     with pytest.raises(EngineError, match=r"this is TensorRT 11\.3\.2\.1, the server has 11\.4\.0"):
         make()
     assert not (tmp_path / "out").exists()
 
 
-def test_an_engine_as_it_was_built_passes_the_check(make: Callable[..., Path], environment: Environment) -> None:
-    assert check_engine(make(), environment[0])[2] == []
+def test_an_engine_as_it_was_built_passes_the_check(make: Callable[..., Path], environment: StandIn) -> None:
+    assert check_engine(make(), environment.python)[2] == []
 
 
 @pytest.mark.parametrize("name", [PLAN, GRAPH])
-def test_a_replaced_file_is_named(make: Callable[..., Path], environment: Environment, name: str) -> None:
+def test_a_replaced_file_is_named(make: Callable[..., Path], environment: StandIn, name: str) -> None:
     folder = make()
     (folder / name).write_bytes(b"other")
-    assert f"{name} is not the one" in "; ".join(check_engine(folder, environment[0])[2])
+    assert f"{name} is not the one" in "; ".join(check_engine(folder, environment.python)[2])
 
 
-def test_a_config_of_another_engine_is_named(make: Callable[..., Path], environment: Environment) -> None:
+def test_a_config_of_another_engine_is_named(make: Callable[..., Path], environment: StandIn) -> None:
     folder = make()
     (folder / "config.pbtxt").write_text("")
-    assert check_engine(folder, environment[0])[2] == ["config.pbtxt tells of another engine than its manifest"]
+    assert check_engine(folder, environment.python)[2] == ["config.pbtxt tells of another engine than its manifest"]
 
 
 @pytest.mark.parametrize(("marker", "said"), [("crashes", "was ended by SIGABRT"), ("refuses", "magic tag")])
 def test_a_plan_that_crashes_or_is_refused_at_loading_is_a_reason_and_no_crash_of_ours(
-    make: Callable[..., Path], environment: Environment, marker: str, said: str
+    make: Callable[..., Path], environment: StandIn, marker: str, said: str
 ) -> None:
     folder = make()
-    (environment[1] / marker).touch()
-    (reason,) = check_engine(folder, environment[0])[2]
+    getattr(environment, marker)()
+    (reason,) = check_engine(folder, environment.python)[2]
     assert "does not load" in reason
     assert said in reason
 
 
-def test_an_engine_of_another_version_is_not_even_loaded(make: Callable[..., Path], environment: Environment) -> None:
+def test_an_engine_of_another_version_is_not_even_loaded(make: Callable[..., Path], environment: StandIn) -> None:
     folder = make()
-    module = environment[1] / "tensorrt.py"
-    module.write_text(module.read_text().replace("11.4.0.53", "11.4.1.2"))
-    (environment[1] / "crashes").touch()
-    assert check_engine(folder, environment[0])[2] == ["the plan was built with TensorRT 11.4.0.53, this is 11.4.1.2"]
+    environment.becomes("11.4.1.2")
+    environment.crashes()
+    assert check_engine(folder, environment.python)[2] == [
+        "the plan was built with TensorRT 11.4.0.53, this is 11.4.1.2"
+    ]
 
 
-def test_without_a_driver_there_is_no_gpu_and_that_is_said(environment: Environment) -> None:
-    (environment[1] / "sitecustomize.py").unlink()
-    machine = facts(environment[0])
+def test_without_a_driver_there_is_no_gpu_and_that_is_said(environment: StandIn) -> None:
+    (environment.site / "sitecustomize.py").unlink()
+    machine = facts(environment.python)
     assert (machine.tensorrt, machine.cuda, machine.compute_capability) == ("11.4.0.53", "12", None)
 
 
 def test_an_environment_without_tensorrt_and_a_python_that_is_none_are_told_apart(
-    environment: Environment, tmp_path: Path
+    environment: StandIn, tmp_path: Path
 ) -> None:
-    (environment[1] / "tensorrt.py").unlink()
+    (environment.site / "tensorrt.py").unlink()
     with pytest.raises(EngineError, match="no module tensorrt"):
-        facts(environment[0])
+        facts(environment.python)
     with pytest.raises(BuildError, match="can't be started"):
         facts(tmp_path / "nowhere")
 
 
-def test_the_cuda_of_the_packages_goes_before_the_environments(environment: Environment) -> None:
-    info = environment[1] / "tensorrt_cu13-11.4.0.53.dist-info"
+def test_the_cuda_of_the_packages_goes_before_the_environments(environment: StandIn) -> None:
+    info = environment.site / "tensorrt_cu13-11.4.0.53.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorrt-cu13\nVersion: 11.4.0.53\n")
     (info / "RECORD").write_text("tensorrt.py,,\n")
-    assert facts(environment[0]).cuda == "13"
+    assert facts(environment.python).cuda == "13"
 
 
 def test_a_config_that_says_twice_what_follows_from_elsewhere_is_refused(
-    environment: Environment, served: Path, tmp_path: Path
+    environment: StandIn, served: Path, tmp_path: Path
 ) -> None:
     (served / "config.pbtxt").write_text('name: "null"\nbackend: "onnxruntime"\nmax_batch_size: 4\n')
     with pytest.raises(BuildError, match="sets backend, max_batch_size"):
-        build_engine(served, tmp_path, EngineOptions(SERVER, Precision.FP32), environment[0], [], tmp_path / "c", print)
+        build_engine(
+            served, tmp_path, EngineOptions(SERVER, Precision.FP32), environment.python, [], tmp_path / "c", print
+        )
 
 
 def test_frames_to_calibrate_on_are_spread_over_all_of_them() -> None:
@@ -276,13 +207,13 @@ def test_frames_to_calibrate_on_are_spread_over_all_of_them() -> None:
 
 
 def test_the_command_ends_with_2_and_the_reasons(
-    make: Callable[..., Path], environment: Environment, capsys: pytest.CaptureFixture[str]
+    make: Callable[..., Path], environment: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make()
-    assert main(["engine", "check", str(folder), "--python", str(environment[0])]) == 0
+    assert main(["engine", "check", str(folder), "--python", str(environment.python)]) == 0
     assert "null in fp16 loads with TensorRT 11.4.0.53 on NVIDIA A10" in capsys.readouterr().out
-    (environment[1] / "crashes").touch()
-    assert main(["engine", "check", str(folder), "--python", str(environment[0]), "--json"]) == 2
+    environment.crashes()
+    assert main(["engine", "check", str(folder), "--python", str(environment.python), "--json"]) == 2
     out, err = capsys.readouterr()
     told = json.loads(out.splitlines()[-1])
     assert not told["ok"]
@@ -291,7 +222,7 @@ def test_the_command_ends_with_2_and_the_reasons(
 
 
 def test_the_command_builds_from_pictures(
-    environment: Environment,
+    environment: StandIn,
     served: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -305,7 +236,7 @@ def test_the_command_builds_from_pictures(
     command = ["engine", "build", str(served), "--out", str(tmp_path / "out"), "--frames", str(tmp_path / "photos")]
     command += [
         "--python",
-        str(environment[0]),
+        str(environment.python),
         "--tensorrt",
         "11.4.0",
         "--cuda",
@@ -331,11 +262,11 @@ def test_the_command_builds_from_pictures(
 def test_the_command_refuses_what_does_not_fit_the_server(
     arguments: list[str],
     sentence: str,
-    environment: Environment,
+    environment: StandIn,
     served: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = ["engine", "build", str(served), "--out", str(tmp_path / "out"), "--python", str(environment[0])]
+    command = ["engine", "build", str(served), "--out", str(tmp_path / "out"), "--python", str(environment.python)]
     assert main([*command, *arguments]) == 2
     assert sentence in capsys.readouterr().err
