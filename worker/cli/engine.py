@@ -121,7 +121,7 @@ def model_inputs(sources: Sequence[str], contract_file: Path) -> Iterator[AnyArr
             image = decode(frame.value or b"", facts, contract.decode_target(*facts.upright_size))
         except Rejected:
             continue
-        transform(image.pixels, batch[rows])
+        transform(image.pixels, batch[rows], facts.upright_size)
         rows, given = rows + 1, given + 1
         if rows == _ROWS:
             yield batch.copy()
