@@ -47,6 +47,7 @@ test-gpu: $(STAMP)
 	@test -n "$$HEADRACE_TEST_GPU_TRITON" -a -n "$$HEADRACE_TEST_GPU_MODEL" || \
 		{ echo "set HEADRACE_TEST_GPU_TRITON to Triton's host:port (gRPC), HEADRACE_TEST_GPU_MODEL to the model's folder"; exit 2; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-gpu.lock
+	$(MAKE) test-gpu-kernels PYTHON=$(BIN)/python
 	$(BIN)/python -m pytest tests/gpu
 
 # The kernels on this machine's GPU: offline, with no more than numpy, pytest and CuPy in $(PYTHON). No other test's set-up.

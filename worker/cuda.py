@@ -218,12 +218,14 @@ class _Cupy:
             return bytes(self._cupy.cuda.runtime.ipcGetMemHandle(array.data.ptr))
 
     def read(self, array: DeviceArray) -> AnyArray:
-        with mapped_errors(), self._device:
+        self.enter()  # whichever thread: the only GPU that this process uses
+        with mapped_errors():
             copy: AnyArray = array.get()
             return copy
 
     def write(self, array: DeviceArray, values: AnyArray) -> None:
-        with mapped_errors(), self._device:
+        self.enter()
+        with mapped_errors():
             array[: len(values)].set(values)
             self._device.synchronize()
 

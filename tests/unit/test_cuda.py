@@ -119,10 +119,6 @@ def fake_cupy(calls: list[Any]) -> SimpleNamespace:
         def synchronize(self) -> None:
             calls.append("synchronize device")
 
-        def __enter__(self) -> None: ...
-
-        def __exit__(self, *error: object) -> None: ...
-
     def copy(target: int, source: int, size: int, kind: str, stream: int) -> None:
         calls.append((kind, size, stream))
         ctypes.memmove(target, source, size)
@@ -178,7 +174,7 @@ def test_memory_is_an_allocation_of_its_own_in_whole_blocks_and_cleared(cuda: Cu
 def test_reads_and_writes_wait(cuda: Cuda, calls: list[Any]) -> None:
     array = cuda.memory((4, 2), np.uint8)
     cuda.write(array, np.full((3, 2), 7, np.uint8))
-    assert calls[-1] == "synchronize device"
+    assert calls[-2:] == [("use", 2), "synchronize device"]
     assert cuda.read(array[:3]).tolist() == [[7, 7]] * 3
     assert type(cuda.read(array)) is np.ndarray
     assert (array[3] == 0).all()
