@@ -119,8 +119,8 @@ class Consumer:
                 continue
             try:
                 headers = tuple(message.headers() or ())
-            except UnicodeDecodeError as failure:
-                unreadable.append(ours.stop(source, offset, str(failure)))
+            except (UnicodeDecodeError, SystemError) as failure:  # a key that is no UTF-8; the client lets Python say so
+                unreadable.append(ours.stop(source, offset, str(failure.__cause__ or failure)))
                 continue
             if source not in frames:
                 frames[source], epochs[source] = [], self._epoch(source)
