@@ -9,7 +9,7 @@ float32 bits. `bilinear` has both of its source pixels instead of first and numb
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -50,13 +50,13 @@ def area(source: int, target: int) -> Table:
     end = begin + scale
     cell = np.minimum(scale, source - begin)
     to = np.minimum(np.floor(end).astype(np.int64), source - 1)
-    whole = np.minimum(np.ceil(begin).astype(np.int64), to)
-    head, tail = whole - begin > _SLIVER, end - to > _SLIVER
-    first = whole - head
+    inner = np.minimum(np.ceil(begin).astype(np.int64), to)
+    head, tail = inner - begin > _SLIVER, end - to > _SLIVER
+    first = inner - head
     count = to + tail - first
     tap = np.arange(count.max())[:, None]
     weights = np.broadcast_to(1.0 / cell, (len(tap), target)).copy()
-    weights[0, head] = ((whole - begin) / cell)[head]
+    weights[0, head] = ((inner - begin) / cell)[head]
     weights[(count - 1)[tail], np.flatnonzero(tail)] = (np.minimum(np.minimum(end - to, 1.0), cell) / cell)[tail]
     weights[tap >= count] = 0
     return _packed(first, count, weights.astype(np.float32).view(np.int32))
@@ -103,5 +103,5 @@ def _scale(source: int, target: int) -> float:
     return 1.0 / (target / source)
 
 
-def _packed(first: npt.NDArray[np.int64], count: npt.NDArray[np.int64], weights: npt.NDArray[np.integer]) -> Table:
+def _packed(first: npt.NDArray[np.int64], count: npt.NDArray[np.int64], weights: npt.NDArray[Any]) -> Table:
     return np.concatenate([first, count, weights.ravel()]).astype(np.int32)

@@ -18,8 +18,11 @@ from kernels.plan import Placement, Plan, View
 JOB = np.dtype(
     [
         *((name, np.uint64) for name in ("source", "columns", "rows", "shares_across", "shares_down")),
-        *((name, np.int64) for name in ("across", "down", "channel")),
-        *((name, np.int32) for name in ("shrunk_width", "shrunk_height", "x", "y", "width", "height")),
+        ("channel", np.int64),
+        *(
+            (name, np.int32)
+            for name in ("across", "down", "shrunk_width", "shrunk_height", "x", "y", "width", "height")
+        ),
         *((name, np.float32) for name in ("gain", "offset")),
     ]
 )

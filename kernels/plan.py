@@ -22,6 +22,8 @@ Wire = Literal["uint8", "float32", "float16"]
 MAX_SIDE = 8192
 # The greatest side of JPEG, and of any decoder here. Weights of an axis fit 32 bits up to it.
 MAX_SOURCE_SIDE = 65535
+# Strides are 32 bits wide in the kernels.
+MAX_PITCH = 2**31 - 1
 
 
 class Rect(NamedTuple):
@@ -85,7 +87,9 @@ class Plan:
         levels = np.arange(256, dtype=np.float64)
         if self.dtype == "uint8":
             return np.tile(levels.astype(np.uint8), (3, 1))
-        return ((levels - np.array(self.mean)[:, None]) / np.array(self.std)[:, None]).astype(self.wire)
+        mean, std = np.array(self.mean)[:, None], np.array(self.std)[:, None]
+        table: npt.NDArray[Any] = ((levels - mean) / std).astype(self.wire)
+        return table
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +127,14 @@ class View(NamedTuple):
 def upright(address: int, shape: tuple[int, ...], strides: tuple[int, ...], orientation: int) -> View:
     """The stored (H, W, 3) uint8 image at `address` with `strides` in bytes, seen upright by EXIF `orientation`.
 
-    Raises ValueError if it isn't such an image.
+    Raises ValueError if it isn't such an image, or its pitch is beyond MAX_PITCH.
     """
     if len(shape) != 3 or shape[2] != 3 or min(shape) < 1 or max(shape[:2]) > MAX_SOURCE_SIDE:
         raise ValueError(f"an image is (height, width, 3) of 1..{MAX_SOURCE_SIDE} pixels a side, not {shape}")
     height, width, _ = shape
     down, across, channel = strides
+    if max(abs(down), abs(across)) > MAX_PITCH:
+        raise ValueError(f"an image's pixels lie up to {MAX_PITCH} bytes apart, not {strides}")
     # As stored rows and columns are walked: 2 3 7 8 from the right, 3 4 6 7 from the bottom, 5 to 8 exchange the axes.
     if orientation in (2, 3, 7, 8):
         address, across = address + (width - 1) * across, -across

@@ -73,8 +73,6 @@ __device__ void summed_tile(const Job& job, const Target& target, const void* le
         const bool around = tile_x < 0 || tile_y < 0 || tile_x == kTileWidth || tile_y == kTileHeight;
         if (around || x >= target.width || y >= target.height) continue;
         store(target, levels, slot, x, y, pixel);
-        moments[kLuma] += luma;
-        moments[kLuma + 1] += luma * luma;
         for (int c = 0; c < 3; ++c) {
             const int level = pixel.channel[target.bgr ? 2 - c : c];
             moments[kChannel + c] += level;
@@ -96,15 +94,15 @@ __device__ void summed_tile(const Job& job, const Target& target, const void* le
     publish(shared, sums + blockIdx.z * static_cast<size_t>(kMoments + kLumas));
 }
 
-// levels: (3, 256) of the slot's dtype in the slot's colour order. slot: one row an image. sums: (images, 266), zeroed
+// levels: (3, 256) of the slot's dtype in the slot's colour order. slot: one row an image. sums: (images, 264), zeroed
 // before the launch, or null.
 #define PREPROCESS(name, Filter)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(kThreads)                                                             \
+    extern "C" __global__ void __launch_bounds__(kThreads, 3)                                                          \
         name(const Job* jobs, const void* levels, void* slot, unsigned long long* sums, int width, int height,         \
              int bytes, int planar, int bgr, int pad) {                                                                \
         __shared__ Shared shared;                                                                                      \
         const Target target = {width, height, bytes, planar, bgr, pad};                                                \
-        const Job job = jobs[blockIdx.z];                                                                              \
+        const Job& job = jobs[blockIdx.z];                                                                           \
         const int left = blockIdx.x * kTileWidth, top = blockIdx.y * kTileHeight;                                      \
         if (sums) {                                                                                                    \
             summed_tile<Filter>(job, target, levels, slot, left, top, shared, sums);                                   \

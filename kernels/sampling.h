@@ -9,7 +9,8 @@ struct Job {
     const int* rows;
     const int* shares_across;  // `area` only: footprints
     const int* shares_down;
-    long long across, down, channel;  // bytes from a pixel to its neighbours, from red to green
+    long long channel;                // bytes from red to green
+    int across, down;                 // bytes from a pixel to its neighbours
     int shrunk_width, shrunk_height;  // what columns and rows sample: the rectangle, or its means
     int x, y, width, height;          // destination in the model's input
     float gain, offset;               // sum of a footprint to its mean
@@ -21,16 +22,18 @@ struct Pixel {
 
 // The source rectangle as it is.
 struct Source {
+    static constexpr int kUnroll = 2;
     const Job& job;
 
     __device__ Pixel at(int x, int y) const {
-        const unsigned char* red = job.source + x * job.across + y * job.down;
+        const unsigned char* red = job.source + static_cast<long long>(x) * job.across + static_cast<long long>(y) * job.down;
         return {{red[0], red[job.channel], red[2 * job.channel]}};
     }
 };
 
 // The source rectangle shrunk by means over footprints: OpenCV's INTER_AREA, or the rectangle itself along an axis of the same length.
 struct Shrunk {
+    static constexpr int kUnroll = 1;  // four copies of these loops would spill
     const Job& job;
 
     __device__ Pixel at(int x, int y) const {
@@ -40,6 +43,7 @@ struct Shrunk {
         float sum[3] = {0.0f, 0.0f, 0.0f};
         for (int j = 0; j < rows; ++j) {
             float row[3] = {0.0f, 0.0f, 0.0f};
+#pragma unroll 2  // four would spill on some architectures
             for (int i = 0; i < columns; ++i) {
                 const Pixel pixel = source.at(left + i, top + j);
                 const float share = __int_as_float(job.shares_across[(2 + i) * job.shrunk_width + x]);
@@ -59,21 +63,25 @@ struct Shrunk {
 // OpenCV's INTER_LINEAR for uint8: weights of 11 bits, four bits cut after the columns and 16 after each row's product.
 template <class Pixels>
 __device__ Pixel sampled(const Job& job, const Pixels& pixels, int x, int y) {
-    const int left = job.columns[x], right = job.columns[job.width + x];
-    const int top = job.rows[y], bottom = job.rows[job.height + y];
-    const int from_left = job.columns[2 * job.width + x], from_right = job.columns[3 * job.width + x];
-    const int from_top = job.rows[2 * job.height + y], from_bottom = job.rows[3 * job.height + y];
-    // A weight of 0 is common (all of an axis that keeps its length), and a pixel may be a mean over many.
-    const Pixel a = pixels.at(left, top);
-    const Pixel b = from_right ? pixels.at(right, top) : a;
-    const Pixel c = from_bottom ? pixels.at(left, bottom) : a;
-    const Pixel d = from_bottom && from_right ? pixels.at(right, bottom) : (from_right ? b : c);
-    Pixel result;
-    for (int i = 0; i < 3; ++i) {
-        const int upper = (a.channel[i] * from_left + b.channel[i] * from_right) >> 4;
-        const int lower = (c.channel[i] * from_left + d.channel[i] * from_right) >> 4;
-        result.channel[i] = min((((from_top * upper) >> 16) + ((from_bottom * lower) >> 16) + 2) >> 2, 255);
+    int sum[3] = {0, 0, 0};
+#pragma unroll Pixels::kUnroll
+    for (int j = 0; j < 2; ++j) {
+        // A weight of 0 is common (all of an axis that keeps its length), and a pixel may be a mean over many.
+        const int weight = job.rows[(2 + j) * job.height + y];
+        if (weight == 0) continue;
+        const int line = job.rows[j * job.height + y];
+        int row[3] = {0, 0, 0};
+#pragma unroll Pixels::kUnroll
+        for (int i = 0; i < 2; ++i) {
+            const int share = job.columns[(2 + i) * job.width + x];
+            if (share == 0) continue;
+            const Pixel pixel = pixels.at(job.columns[i * job.width + x], line);
+            for (int c = 0; c < 3; ++c) row[c] += pixel.channel[c] * share;
+        }
+        for (int c = 0; c < 3; ++c) sum[c] += (weight * (row[c] >> 4)) >> 16;
     }
+    Pixel result;
+    for (int c = 0; c < 3; ++c) result.channel[c] = min((sum[c] + 2) >> 2, 255);
     return result;
 }
 

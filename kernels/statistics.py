@@ -6,14 +6,14 @@ here in float64. The model input is the uint8 grid before normalisation, padding
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-# Of one image, uint64: luma, luma squared, Laplacian (two's complement), Laplacian squared, the three channels in the
-# plan's colour order, the three squared, and how many pixels have each of the 256 lumas.
-SUMS = 10 + 256
+# Of one image, uint64: Laplacian of luma (two's complement), its square, the three channels in the plan's colour order,
+# the three squared, and how many pixels have each of the 256 lumas.
+SUMS = 8 + 256
 
 Sums = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
@@ -35,20 +35,23 @@ def summaries(sums: Sums, pixels: int) -> Summaries:
 
     Luma is ITU-R BT.601 rounded to grey levels, as OpenCV rounds it; the Laplacian has four neighbours and mirrored edges.
     """
-    brightness, contrast = _moments(sums[:, 0].astype(np.float64), sums[:, 1], pixels)
-    _, laplacian = _moments(sums[:, 2].view(np.int64).astype(np.float64), sums[:, 3], pixels)
-    mean, deviation = _moments(sums[:, 4:7].astype(np.float64), sums[:, 7:10], pixels)
-    return Summaries(brightness, contrast, laplacian**2, mean, deviation, sums[:, 10:].astype(np.int64))
+    brightness, contrast, sharpness = _luma(sums, pixels)
+    mean, deviation = _moments(sums[:, 2:5], sums[:, 5:8], pixels)
+    return Summaries(brightness, contrast, sharpness, mean, deviation, sums[:, 8:].astype(np.int64))
 
 
 def features(sums: Sums, pixels: int) -> npt.NDArray[np.float32]:
     """(n, 3) brightness, contrast, sharpness of each model input, as the worker's statistics define them."""
-    brightness, contrast = _moments(sums[:, 0].astype(np.float64), sums[:, 1], pixels)
-    centre = sums[:, 2].view(np.int64) / pixels
-    sharpness = np.maximum(0.0, sums[:, 3] / pixels - centre * centre)
-    return np.stack([brightness, contrast, sharpness], axis=1).astype(np.float32)
+    return np.stack(_luma(sums, pixels), axis=1).astype(np.float32)
 
 
-def _moments(total: Floats, squares: npt.NDArray[Any], pixels: int) -> tuple[Floats, Floats]:
+def _luma(sums: Sums, pixels: int) -> tuple[Floats, Floats, Floats]:
+    levels = np.arange(256, dtype=np.uint64)
+    brightness, contrast = _moments(sums[:, 8:] @ levels, sums[:, 8:] @ levels**2, pixels)
+    centre = sums[:, 0].view(np.int64) / pixels
+    return brightness, contrast, np.maximum(0.0, sums[:, 1] / pixels - centre * centre)
+
+
+def _moments(total: Sums, squares: Sums, pixels: int) -> tuple[Floats, Floats]:
     mean = total / pixels
     return mean, np.sqrt(np.maximum(0.0, squares / pixels - mean * mean))

@@ -4,8 +4,8 @@
 
 constexpr int kThreads = 256, kTileWidth = 32, kTileHeight = 16;  // launch.py's THREADS and TILE
 constexpr int kHaloWidth = kTileWidth + 2, kHaloHeight = kTileHeight + 2;
-constexpr int kMoments = 10, kLumas = 256;
-constexpr int kLuma = 0, kLaplacian = 2, kChannel = 4;  // each with its square: at + 1, the channels' at + 3
+constexpr int kMoments = 8, kLumas = 256;
+constexpr int kLaplacian = 0, kChannel = 2;  // each with its square: at + 1, the channels' at + 3
 static_assert(kThreads == kLumas, "each thread clears and adds one bin");
 
 struct Shared {

@@ -15,7 +15,7 @@ using std::min;
 
 #define __device__
 #define __global__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 // All of it in one section, whose bounds the linker names: that is what gets poisoned.
 #define __shared__ static __attribute__((section("cuda_shared")))
 

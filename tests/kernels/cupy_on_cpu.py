@@ -112,10 +112,6 @@ class CupyOnCpu:
         array.view(np.uint8)[...] = 0xCD
         return Array(array)
 
-    def full(self, shape: Any, value: int, dtype: Any) -> Array:
-        """As NumPy's."""
-        return Array(np.full(shape, value, dtype))
-
     def asarray(self, array: Any) -> Array:
         """A copy."""
         return Array(np.array(array, order="C"))
@@ -158,7 +154,8 @@ def build(folder: Path, sources: Path = modules.SOURCES, *, sanitized: bool = Fa
         # No contraction, as on the device. AddressSanitizer can't see into shared memory: its arrays' bounds are watched.
         watch = ["-g", "-fsanitize=address,bounds", "-fno-sanitize-recover=all"] if sanitized else []
         subprocess.run(
-            ["g++", "-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", *watch,
+            ["g++", "-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC", *watch,
+             "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
              "-include", str(HERE / "cuda_on_cpu.h"), "-x", "c++", str(sources / "preprocess.cu"),
              str(HERE / "cuda_on_cpu.cpp"), f"-I{sources}", f"-I{HERE}", "-o", str(library)],
             check=True,

@@ -48,7 +48,7 @@ class Device:
             cupy.order = order
         there = [self.there(image) for image in images]
         slot = cupy.asarray(unwritten((len(images), *plan.row_shape), plan.wire))
-        sums = cupy.full((len(images), SUMS), UNWRITTEN, np.uint64) if summed else None
+        sums = cupy.asarray(unwritten((len(images), SUMS), np.dtype(np.uint64))) if summed else None
         cupy.cuda.get_current_stream().synchronize()
         self.preprocess(plan)(there, placements, slot, sums, self.stream)
         self.stream.synchronize()

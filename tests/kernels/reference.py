@@ -5,7 +5,7 @@ test_references.py holds these to OpenCV, Pillow and the worker's CPU path, so t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from kernels import SUMS, Placement, Plan
 
 UInt8Array = npt.NDArray[np.uint8]
 
-_TURN = {
+_TURN: dict[int, Callable[[UInt8Array], UInt8Array]] = {
     1: lambda stored: stored,
     2: lambda stored: stored[:, ::-1],
     3: lambda stored: stored[::-1, ::-1],
@@ -29,7 +29,7 @@ _TURN = {
 
 def upright(stored: UInt8Array, orientation: int) -> UInt8Array:
     """(H, W, 3) turned as EXIF's orientation says."""
-    return _TURN[orientation](stored)  # type: ignore[no-any-return, no-untyped-call]
+    return _TURN[orientation](stored)
 
 
 def grid(plan: Plan, stored: UInt8Array, placement: Placement) -> UInt8Array:
@@ -62,8 +62,7 @@ def sums(made: UInt8Array, colour: str) -> npt.NDArray[np.uint64]:
     luma = (red * 9798 + green * 19235 + blue * 3735 + (1 << 14)) >> 15
     edge = np.pad(luma, 1, "reflect") if min(luma.shape) > 1 else _reflected(luma)
     laplacian = edge[:-2, 1:-1] + edge[2:, 1:-1] + edge[1:-1, :-2] + edge[1:-1, 2:] - 4 * luma
-    moments = [luma.sum(), (luma**2).sum(), laplacian.sum(), (laplacian**2).sum()]
-    moments += [*wide.sum((0, 1)), *(wide**2).sum((0, 1))]
+    moments = [laplacian.sum(), (laplacian**2).sum(), *wide.sum((0, 1)), *(wide**2).sum((0, 1))]
     made_sums = np.array([*moments, *np.bincount(luma.ravel(), minlength=256)], np.int64).view(np.uint64)
     assert made_sums.shape == (SUMS,)
     return made_sums
@@ -84,10 +83,15 @@ def resized(name: str, source: UInt8Array, width: int, height: int) -> UInt8Arra
         down = _triangle(source.shape[0], height)
         half = 1 << 21
         columns = np.clip((np.einsum("xs,ysc->yxc", across, source.astype(np.int64)) + half) >> 22, 0, 255)
-        return np.clip((np.einsum("ys,sxc->yxc", down, columns) + half) >> 22, 0, 255).astype(np.uint8)
+        return _grey((np.einsum("ys,sxc->yxc", down, columns) + half) >> 22)
     if name == "area":
         source = _means(source, min(width, source.shape[1]), min(height, source.shape[0]))
     return _linear(source, width, height)
+
+
+def _grey(values: npt.NDArray[Any]) -> UInt8Array:
+    levels: UInt8Array = np.clip(values, 0, 255).astype(np.uint8)
+    return levels
 
 
 def _linear(source: UInt8Array, width: int, height: int) -> UInt8Array:
@@ -96,7 +100,7 @@ def _linear(source: UInt8Array, width: int, height: int) -> UInt8Array:
     wide = source.astype(np.int64)
     across = (wide[:, left] * from_left[:, None] + wide[:, right] * from_right[:, None]) >> 4
     down = (from_top[:, None, None] * across[top] >> 16) + (from_bottom[:, None, None] * across[bottom] >> 16)
-    return np.minimum((down + 2) >> 2, 255).astype(np.uint8)
+    return _grey((down + 2) >> 2)
 
 
 def _pair(source: int, target: int, *, whole_at_edges: bool) -> tuple[npt.NDArray[np.int64], ...]:
@@ -120,11 +124,11 @@ def _means(source: UInt8Array, width: int, height: int) -> UInt8Array:
     ):
         total = source.reshape(height, high, width, wide, 3).sum((1, 3), dtype=np.int64)
         if (high, wide) == (2, 2):
-            return ((total + 2) >> 2).astype(np.uint8)
-        return np.rint(total.astype(np.float32) * (np.float32(1) / np.float32(high * wide))).astype(np.uint8)
+            return _grey((total + 2) >> 2)
+        return _grey(np.rint(total.astype(np.float32) * (np.float32(1) / np.float32(high * wide))))
     across = _added(source.astype(np.float32).transpose(1, 0, 2), _shares(source.shape[1], width))
     down = _added(across.transpose(1, 0, 2), _shares(source.shape[0], height))
-    return np.rint(down).clip(0, 255).astype(np.uint8)
+    return _grey(np.rint(down))
 
 
 def _shares(source: int, target: int) -> list[list[tuple[int, np.float32]]]:

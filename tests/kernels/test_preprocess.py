@@ -14,7 +14,7 @@ from tests.kernels.cupy_on_cpu import FORWARD, REVERSE
 from tests.kernels.devices import UNWRITTEN, Device
 
 FILTERS = get_args(Filter)
-SEEDS = range(40)
+SEEDS = range(24)
 
 
 def check(device: Device, case: cases.Case, *, order: int = FORWARD) -> None:
@@ -58,9 +58,9 @@ def test_edge_sizes_equal_the_reference(
 
 @pytest.mark.parametrize("filter_name", FILTERS)
 def test_a_camera_frame_onto_a_models_input_equals_the_reference(device: Device, filter_name: Filter) -> None:
-    plan = cases.plan(224, 224, filter_name, dtype="float16", layout="nchw")
+    plan = cases.plan(112, 112, filter_name, dtype="float16", layout="nchw")
     image = cases.image(np.random.default_rng(7), 768, 576, pitch=256)
-    placements = [Placement(Rect(96, 0, 576, 576), Rect(0, 0, 224, 224))]
+    placements = [Placement(Rect(96, 0, 576, 576), Rect(0, 0, 112, 112))]
     check(device, cases.Case(plan, [image], placements))
 
 
@@ -94,7 +94,7 @@ def test_every_grey_level_gets_the_bits_of_its_value_rounded_once(
 @pytest.mark.parametrize("filter_name", FILTERS)
 def test_the_order_of_threads_changes_nothing(device: Device, filter_name: Filter) -> None:
     case = cases.mixed(3, filter_name)
-    for order in (FORWARD, REVERSE, 2, 3, 4):
+    for order in (FORWARD, REVERSE, 2):
         check(device, case, order=order)
 
 

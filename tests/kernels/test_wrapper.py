@@ -14,7 +14,7 @@ from tests.kernels.devices import UNWRITTEN, Device, unwritten
 
 def arrays(device: Device, plan: Plan, rows: int) -> tuple[Any, Any]:
     slot = device.cupy.asarray(unwritten((rows, *plan.row_shape), plan.wire))
-    return slot, device.cupy.full((rows, SUMS), 7, np.uint64)
+    return slot, device.cupy.asarray(np.full((rows, SUMS), 7, np.uint64))
 
 
 def test_rows_beyond_the_batch_stay_as_they_are(device: Device) -> None:
@@ -46,7 +46,7 @@ def test_images_of_more_sizes_than_tables_are_kept_come_out_right(
     plan = cases.plan(11, 6, "bilinear_antialias", pad_value=3)
     random = np.random.default_rng(4)
     for _ in range(3):
-        images = [cases.image(random, *(int(side) for side in random.integers(1, 60, 2))) for _ in range(8)]
+        images = [cases.image(random, int(width), int(height)) for width, height in random.integers(1, 60, (8, 2))]
         placements = [cases.whole(image, plan) for image in images]
         slot, sums = device(plan, images, placements)
         expected, expected_sums = reference.rows(plan, images, placements)
@@ -78,15 +78,15 @@ def test_arrays_that_do_not_fit_are_refused_before_anything_is_launched(device: 
     there, placement = device.there(image), cases.whole(image, plan)
     slot, sums = arrays(device, plan, 1)
     run = device.preprocess(plan)
-    of_bytes = device.cupy.full((1, 7, 9, 3), 0, np.uint8)
+    of_bytes = device.cupy.asarray(np.zeros((1, 7, 9, 3), np.uint8))
     for images, placements, out, totals, words in (
         ([], [], slot, sums, "0 images"),
         ([there] * 65, [placement] * 65, slot, sums, "65 images"),
         ([there, there], [placement, placement], slot, sums, "`out`"),
         ([there], [placement], of_bytes, sums, "`out`"),
-        ([there], [placement], slot, device.cupy.full((1, 3), 0, np.uint64), "`sums`"),
+        ([there], [placement], slot, device.cupy.asarray(np.zeros((1, 3), np.uint64)), "`sums`"),
         ([slot], [placement], slot, sums, "uint8"),
-        ([device.cupy.full((5, 5, 4), 0, np.uint8)], [placement], slot, sums, "an image is"),
+        ([device.cupy.asarray(np.zeros((5, 5, 4), np.uint8))], [placement], slot, sums, "an image is"),
         ([there], [], slot, sums, "shorter"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -116,7 +116,7 @@ def test_features_of_an_even_image_have_no_contrast_and_no_sharpness(device: Dev
 def test_a_plan_that_can_not_be_is_refused(changes: dict[str, Any]) -> None:
     keys = {"width": 4, "height": 4, "filter": "area", "colour": "rgb", "layout": "nhwc", "dtype": "uint8"}
     with pytest.raises(ValueError):
-        Plan(**{**keys, "mean": cases.MEAN, "std": cases.STD, **changes})  # type: ignore[arg-type]
+        Plan(**{**keys, "mean": cases.MEAN, "std": cases.STD, **changes})
 
 
 def test_a_placement_without_pixels_or_with_an_unknown_orientation_is_refused() -> None:
