@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.cli.audit import Audit, Outcome
 from worker.cli.demo_report import Report
-from worker.records import ClassScore, ImageRecord, ModelRecord, Prediction, Source, Timings
+from worker.records import ClassScore, Detection, ImageRecord, ModelRecord, Prediction, Source, Timings
 
 DLQ = "frames.dlq"
 
@@ -115,6 +116,20 @@ def test_throughput_counts_the_frames_after_the_first_batch() -> None:
         for _ in range(16):
             report.prediction(Sample(0, predicted_ms).record(), paced=False)
     assert report.frames_per_second == pytest.approx(32.0)
+
+
+def test_the_objects_of_a_detector_are_counted_each() -> None:
+    report = Report("triton", "tansu", sent=2)
+    box = (0.0, 0.0, 1.0, 1.0)
+    found = [
+        Detection(index=i, label=label, score=0.5, box=box) for i, label in ((0, "person"), (1, "car"), (0, "person"))
+    ]
+    for detections in (found, []):
+        prediction = msgspec.structs.replace(
+            Sample(0, 20).record(), task="detect", classes=msgspec.UNSET, detections=detections
+        )
+        report.prediction(prediction, paced=False)
+    assert report.fields(_audit(good=0))["labels"] == {"person": 2, "car": 1}
 
 
 def test_one_batch_has_no_rate() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 
@@ -12,7 +13,7 @@ from worker.errors import ConfigurationError
 from worker.frames import Frame, Reason, Rejection, SourcePartition, Stage
 from worker.publish import files
 from worker.publish.files import open_sink
-from worker.records import ClassScore, ImageRecord, ModelRecord, Prediction, Source, Timings, encode
+from worker.records import ClassScore, Detection, ImageRecord, ModelRecord, Prediction, Source, Timings, encode
 
 
 def _prediction(number: int, digest: str = "sha256:1") -> bytes:
@@ -126,6 +127,24 @@ def test_parquet_parts_read_as_one_table_with_the_records_fields(tmp_path: Path)
     assert rows[0]["captured_at"].isoformat() == "2026-11-23T06:00:00.250000+00:00"
     assert rows[0]["classes"] == [{"index": 285, "label": "Egyptian cat", "score": 0.5}]
     assert rows[0]["embedding"] is None
+
+
+def test_detections_keep_their_boxes_in_parquet(tmp_path: Path) -> None:
+    found = [Detection(index=0, label="person", score=0.5, box=(1.0, 2.0, 3.25, 4.0))]
+    plain = msgspec.json.decode(_prediction(0), type=Prediction)
+    predictions = [
+        msgspec.structs.replace(plain, task="detect", classes=msgspec.UNSET, detections=detections)
+        for detections in (found, [])
+    ]
+    sink = open_sink(tmp_path / "out.parquet")
+    sink.write([encode(prediction) for prediction in predictions], [])
+    sink.close()
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table["detections"].to_pylist() == [
+        [{"index": 0, "label": "person", "score": 0.5, "box": [1.0, 2.0, 3.25, 4.0]}],
+        [],
+    ]
+    assert table["classes"].to_pylist() == [None, None]
 
 
 def test_a_parquet_part_is_written_when_it_is_full_and_a_half_written_one_is_forgotten(
