@@ -26,11 +26,9 @@ from worker.errors import ModelError
 MAX_SIDE = 8192
 # JPEG's DCT scales are 1/2, 1/4 and 1/8; those between lack SIMD code and cost more than full size.
 DENOMINATORS = (8, 4, 2)
-# Pixels that a window decoded at such a scale must keep for each of the model's, in each direction (docs/preprocessing.md).
-LEAST_COVER = 0.9
-# But about one for one the filter's triangle falls onto single pixels over wide areas, and what it leaves sharp there costs
-# several classes in a hundred.
-UNFILTERED_COVER = (0.98, 1.05)
+# Pixels that a window decoded at such a scale must keep for each of the model's, in each direction. With fewer, about one frame
+# in a hundred changes its class, and about one for one, where the filter's triangle falls onto single pixels, several do.
+LEAST_COVER = 1.05
 
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
 Resize = Literal["stretch", "letterbox", "shorter_side_crop"]
@@ -174,19 +172,19 @@ class Contract(ContractKeys, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def decode_target(self, width: int, height: int) -> tuple[int, int] | None:
         """Least (width, height) an upright image of this size may be decoded to: the smallest of 1/2, 1/4 and 1/8 of it,
-        rounded up, at which its window still covers the model's input well enough in both directions.
+        rounded up, at which its window still has LEAST_COVER pixels for each of the model's in both directions.
 
         None: decode at full size, because the contract forbids scaled decoding or the image has no pixels to spare.
         """
         if not self.scaled_decode:
             return None
         window = self.window(width, height)
-        covers = (
+        cover = min(
             window.source.width / window.destination.width,
             window.source.height / window.destination.height,
         )
         for denominator in DENOMINATORS:
-            if all(_covers_well(cover / denominator) for cover in covers):
+            if cover >= LEAST_COVER * denominator:
                 return -(-width // denominator), -(-height // denominator)
         return None
 
@@ -203,10 +201,6 @@ def digest(parsed: dict[str, Any]) -> str:
     """`sha256:…` of a parsed contract as canonical JSON: comments and the order of keys don't count, values do."""
     canonical = json.dumps(parsed, sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _covers_well(cover: float) -> bool:
-    return cover >= LEAST_COVER and not UNFILTERED_COVER[0] < cover < UNFILTERED_COVER[1]
 
 
 def _rounded(value: float, most: int) -> int:
