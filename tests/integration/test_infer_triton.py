@@ -19,7 +19,7 @@ import pytest
 import tritonclient.grpc as tritongrpc
 
 from tests.rig.gpu import StandInCuda
-from worker.buffers import SHARED_MEMORY_FOLDER, Slot, SlotPool, remove_regions_of_dead_workers
+from worker.buffers import SHARED_MEMORY_FOLDER, SharedRegion, Slot, SlotPool, remove_regions_of_dead_workers
 from worker.embedded.process import ServerProcess
 from worker.embedded.triton import TritonServer, unsupported_reason
 from worker.errors import (
@@ -238,8 +238,8 @@ def test_a_region_that_only_seems_shared_is_found_out_and_tensors_are_used(
     pool = SlotPool(2, ROWS, SHAPE, INPUT.dtype, shared=True)
     other = SlotPool(1, ROWS, SHAPE, INPUT.dtype, shared=True)
     ours, theirs = pool.slots[0].region, other.slots[0].region
-    assert ours is not None
-    assert theirs is not None
+    assert isinstance(ours, SharedRegion)
+    assert isinstance(theirs, SharedRegion)
     with tritongrpc.InferenceServerClient(server.grpc_url) as client:
         client.register_system_shared_memory(ours.name, theirs.key, ours.byte_size)
     engine = engine_at(server)
