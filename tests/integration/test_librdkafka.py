@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from tests.acceptance.feed import Feed
 from tests.integration.conftest import MakeSettings
@@ -158,6 +158,31 @@ def test_an_offset_that_is_gone_while_it_is_to_be_read_is_told_and_reading_goes_
         turns(lambda: len(one.frames) == 40, one)
         assert one.skipped == [Skipped(source, 10, 60, 60)]
         assert one.offsets(0) == list(range(60, 100))
+
+
+class _NoText(str):
+    """A header's key as Kafka does not forbid it, and no client makes it."""
+
+    __slots__ = ()
+
+    def encode(self, *_: Any, **__: Any) -> bytes:
+        return b"\xffid"
+
+
+def test_a_header_that_is_no_text_stops_its_partition_and_is_named(topics: MakeTopics) -> None:
+    made = topics(partitions=1)
+    send(made, 60)  # by then Python has taken its shortcuts, which the client's broken list slips through
+    with closing(KafkaProducer(bootstrap_servers=made.bootstrap_servers)) as producer:
+        producer.send(made.frames, b"x", b"cam", [(_NoText("id"), b"1")]).get(60)
+    send(made, 3)
+    with member(made) as one:
+        turns(lambda: one.unreadable, one)
+        for _ in range(10):
+            one.turn()
+        assert one.offsets(0) == list(range(60))
+        (stopped,) = one.unreadable
+        assert (stopped.offset, one.consumer.position(stopped.source)) == (60, 60)
+        assert "0xff" in stopped.detail
 
 
 def test_a_transaction_counts_with_its_offsets_or_not_at_all(topics: MakeTopics) -> None:
