@@ -98,6 +98,9 @@ def _pick(settings: Settings, sight: Sight) -> Choice:
     if not sight.has_package:
         return Choice(None, f"{seen} is here, but {PACKAGE} is not installed", INSTALL)
     fitting = sight.gpus
+    if sight.tritons is None and settings.device == "auto":
+        why = f"{seen} is here, but no Triton of infer.url tells on its metrics page that it has a GPU"
+        return Choice(None, why, "set gpu.triton_metrics_port, or device to gpu if Triton uses this one")
     if sight.tritons is not None:
         fitting = tuple(gpu for gpu in sight.gpus if any(_same(gpu.uuid, theirs) for theirs in sight.tritons))
         if not fitting:
@@ -110,7 +113,7 @@ def _pick(settings: Settings, sight: Sight) -> Choice:
             return Choice(None, why, "name one that both see (nvidia-smi -L)")
     if len(fitting) > 1:
         return Choice(None, f"several GPUs would do: {seen}", "set gpu.uuid; each worker process has one")
-    told = "Triton is on it too" if sight.tritons is not None else "Triton's metrics page did not tell which it has"
+    told = "Triton is on it too" if sight.tritons is not None else "wanted, and Triton does not tell which it has"
     return Choice(fitting[0], told)
 
 

@@ -43,12 +43,13 @@ def test_a_gpu_in_use_tells_how_it_is_shared_and_warns_of_its_decoder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
-    found = findings(monkeypatch, Sight((HERE,)))
+    both = Sight((HERE,), tritons=frozenset({HERE.uuid}))
+    found = findings(monkeypatch, both)
     assert found["device"].verdict is Verdict.OK
     assert "H200" in found["device"].detail
     assert "take turns" in found["gpu sharing"].detail
     assert "gpu decode" not in found
     (tmp_path / "control").touch()
-    found = findings(monkeypatch, Sight((HERE,)), gpu=GpuSettings(decode="gpu"))
+    found = findings(monkeypatch, both, gpu=GpuSettings(decode="gpu"))
     assert "a fault of either ends both" in found["gpu sharing"].detail
     assert found["gpu decode"].verdict is Verdict.WARN

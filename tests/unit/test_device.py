@@ -45,16 +45,14 @@ def settings(device: str = "auto", uuid: str = "", backend: str = "triton") -> S
     ("sight", "uuid", "chosen", "why"),
     [
         (Sight((A,), tritons=frozenset({A.uuid})), "", A, "Triton is on it too"),
-        (Sight((A,)), "", A, "did not tell"),
         (Sight((A, B), tritons=frozenset({B.uuid})), "", B, "Triton is on it too"),
         (Sight((A, B), tritons=BOTH), B.uuid, B, "Triton is on it too"),
         (Sight((A, B), tritons=BOTH), B.uuid.upper().removeprefix("GPU-"), B, "Triton is on it too"),
         (Sight(trouble="there is no NVIDIA driver here"), "", None, "no NVIDIA driver"),
         (Sight((A,), has_package=False), "", None, "cupy is not installed"),
         (Sight((A,), tritons=frozenset({B.uuid})), "", None, f"Triton has {B.uuid}"),
-        (Sight((A, B)), "", None, "several GPUs"),
         (Sight((A, B), tritons=BOTH), "", None, "several GPUs"),
-        (Sight((A,)), B.uuid, None, "is not among"),
+        (Sight((A,), tritons=BOTH), B.uuid, None, "is not among"),
         (Sight((A, B), tritons=frozenset({A.uuid})), B.uuid, None, "or not Triton's"),
     ],
 )
@@ -73,6 +71,17 @@ def test_auto_takes_the_gpu_that_triton_uses_else_the_cpu_with_a_reason_and_gpu_
     assert choice.why in str(raised.value)
     assert choice.remedy in str(raised.value)
     assert choice.remedy
+
+
+def test_a_triton_that_tells_no_gpu_is_taken_at_its_word_with_auto_and_tried_with_gpu() -> None:
+    auto = choose(settings(), Sight((A,)))
+    assert auto.gpu is None
+    assert "no Triton of infer.url tells" in auto.why
+    assert "gpu.triton_metrics_port" in auto.remedy
+    assert choose(settings("gpu"), Sight((A,))).gpu == A
+    with pytest.raises(DependencyError, match="several GPUs"):
+        choose(settings("gpu"), Sight((A, B)))
+    assert choose(settings("gpu", B.uuid), Sight((A, B))).gpu == B
 
 
 def test_the_cpu_is_taken_without_a_look_where_the_settings_say_so() -> None:
