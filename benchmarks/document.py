@@ -72,6 +72,8 @@ def block(result: Result, figures: str) -> str:
             parts += [f"`{key}`:", figures_table(result[key])]
         parts += [peers_table(result["sides"].values(), kind) for kind in ("contract", "bilinear")]
         parts.append("In brackets the number of processes; * from a short trial, since it did not reach the rounds.")
+    elif result["benchmark"] == "decode":
+        parts.append(decoders_table(result["sides"], result["frame_kib"]))
     else:
         parts.append(sides_table(result["sides"]))
     if result["benchmark"] in PLOTTED:
@@ -101,6 +103,18 @@ def sides_table(sides: Mapping[str, Mapping[str, Any]]) -> str:
                 *(_number(row["cpu_s_per_1000"].get(role)) for role in roles),
             ]
             for side, row in sides.items()
+        ),
+    )
+
+
+def decoders_table(sides: Mapping[str, Mapping[str, Any]], frame_kib: Mapping[str, float]) -> str:
+    """CPU a frame of each decoder at each size."""
+    cells = {tuple(name.split(" ", 1)): row["cpu_s_per_1000"]["decode"] for name, row in sides.items()}
+    return table(
+        ("CPU ms a frame", *(f"{size}, {kib:.0f} KiB" for size, kib in frame_kib.items())),
+        (
+            [decoder, *(_number(cells.get((size, decoder))) for size in frame_kib)]
+            for decoder in dict.fromkeys(decoder for _, decoder in cells)
         ),
     )
 

@@ -99,7 +99,7 @@ def _decode(result: Result, plt: Any) -> Any:
     axis.set_yscale("log")
     axis.set_xlabel("KiB a frame")
     axis.set_ylabel("CPU ms a frame")
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

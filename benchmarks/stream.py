@@ -21,7 +21,7 @@ from worker.embedded.process import ServerProcess
 from worker.errors import FramesLost
 
 _POLL_S = 0.1
-_STALL_S = 60.0  # no side is silent that long unless it is broken
+_STALL_S = 180.0  # no side is silent that long unless it is broken, not even where ten others want the cores
 _STOP_S = 20.0
 
 _number = itertools.count(1)

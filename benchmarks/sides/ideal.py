@@ -89,9 +89,10 @@ def _process(spec: IdealSpec, cursor: Any, ready: Any, pipe: Connection) -> None
     frames = read_frames(Path(spec.frames_file))
     batches: list[tuple[float, int, list[int]]] = []
     together = threading.Barrier(spec.arrangement.threads, action=ready.wait)
+    # Made here one by one: msgspec 0.22 crashes where threads are the first to meet a type at the same time.
+    preparing = [Preparing(spec.model_folder, spec.arrangement.batch) for _ in range(spec.arrangement.threads)]
     threads = [
-        threading.Thread(target=_thread, args=(spec, frames, cursor, together, batches))
-        for _ in range(spec.arrangement.threads)
+        threading.Thread(target=_thread, args=(spec, own, frames, cursor, together, batches)) for own in preparing
     ]
     for thread in threads:
         thread.start()
@@ -102,6 +103,7 @@ def _process(spec: IdealSpec, cursor: Any, ready: Any, pipe: Connection) -> None
 
 def _thread(
     spec: IdealSpec,
+    preparing: Preparing,
     frames: tuple[bytes, ...],
     cursor: Any,
     together: threading.Barrier,
@@ -109,7 +111,6 @@ def _thread(
 ) -> None:
     """Take the next batch off the common cursor until all frames are taken: no core waits for another's share."""
     batch = spec.arrangement.batch
-    preparing = Preparing(spec.model_folder, batch)
     session = _session(spec)
     for _ in range(WARM_UP_BATCHES):
         session.run(["logits"], {"image": preparing.slot})

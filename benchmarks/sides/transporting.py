@@ -59,7 +59,9 @@ def main() -> None:
     batches = iter([[next(frames) for _ in range(spec.batch)] for _ in range(spec.batches)])
     completions: list[float] = []
     lock = threading.Lock()
-    threads = [threading.Thread(target=_carry, args=(spec, batches, lock, completions)) for _ in range(spec.threads)]
+    # Made here one by one: msgspec 0.22 crashes where threads are the first to meet a type at the same time.
+    preparing = [Preparing(spec.model_folder, spec.batch) for _ in range(spec.threads)]
+    threads = [threading.Thread(target=_carry, args=(spec, own, batches, lock, completions)) for own in preparing]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -68,11 +70,15 @@ def main() -> None:
 
 
 def _carry(
-    spec: TransportingSpec, batches: Iterator[list[bytes]], lock: threading.Lock, completions: list[float]
+    spec: TransportingSpec,
+    preparing: Preparing,
+    batches: Iterator[list[bytes]],
+    lock: threading.Lock,
+    completions: list[float],
 ) -> None:
     client = triton.InferenceServerClient(spec.triton_url)
     outputs = [triton.InferRequestedOutput("logits")]
-    with _filling(spec, client) as fill:
+    with _filling(spec, preparing, client) as fill:
         while True:
             with lock:
                 batch = next(batches, None)
@@ -85,12 +91,11 @@ def _carry(
 
 
 @contextmanager
-def _filling(spec: TransportingSpec, client: Any) -> Iterator[Fill]:
+def _filling(spec: TransportingSpec, preparing: Preparing, client: Any) -> Iterator[Fill]:
     """Yields what turns a batch of frames into the call's input."""
     if spec.how == "encoded":
         yield _encoded
         return
-    preparing = Preparing(spec.model_folder, spec.batch)
     slot: AnyArray = preparing.slot
     tensor = triton.InferInput("image", list(slot.shape), WIRES[slot.dtype.name])
     if spec.how == "tensor":
