@@ -71,7 +71,9 @@ class Member:
         self.told.append(("revoked", sorted(sources)))
 
     def turn(self) -> None:
-        self.new = [source for source in self.new if self.consumer.begin(source) is None]
+        begun = [source for source in self.new if self.consumer.begin(source) is not None]
+        self.new = [source for source in self.new if source not in begun]
+        self.consumer.resume(begun)
         chunks, skipped, unreadable = self.consumer.poll(64, 0.05)
         for chunk in chunks:
             assert chunk.position == chunk.frames[-1].offset + 1
