@@ -24,7 +24,8 @@ from tests.rig.topics import Topics
 from tests.rig.worker import WorkerProcess
 from worker.errors import Fenced, PublishFailed
 from worker.frames import Frame, SourcePartition
-from worker.ingest.confluent import Consumer, Membership
+from worker.ingest.confluent import Consumer
+from worker.ingest.confluent_client import Membership
 from worker.ingest.partitions import Skipped, Unreadable
 from worker.publish.confluent import Producer, TransactionalProducer
 from worker.publish.messages import Message

@@ -85,7 +85,8 @@ def _conv(node: Node, x: Array, kernel: Array) -> Array:
 def _depthwise(node: Node, x: Array, kernel: Array) -> Array:
     assert kernel.shape[3] == 1
     product: Array = _windows(node, x, *kernel.shape[:2]) * kernel[:, :, :, 0]
-    return product.sum(axis=(3, 4))
+    total: Array = product.sum(axis=(3, 4))
+    return total
 
 
 def _fused(node: Node, x: Array, more: list[Array]) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worker.buffers import SharedRegion, SlotPool
+from worker.buffers import CudaRegion, SharedRegion, SlotPool
 from worker.errors import InferenceUnavailable
 from worker.frames import AnyArray
 from worker.infer.shared_memory import NotSharedError, Regions, alike, golden, is_same_host
@@ -26,7 +26,7 @@ def sums(batch: AnyArray) -> dict[str, AnyArray]:
 def regions_where(server_reads: Any) -> tuple[Regions, SlotPool]:
     """Regions of a server that answers tensors rightly, and a region with the sums of `server_reads(array)`."""
 
-    def infer(array: AnyArray, region: SharedRegion | None) -> Mapping[str, AnyArray]:
+    def infer(array: AnyArray, region: SharedRegion | CudaRegion | None) -> Mapping[str, AnyArray]:
         return sums(array if region is None else server_reads(array))
 
     return Regions(RegistersAll(), infer), SlotPool(2, 4, (6, 5), np.dtype(np.uint8), shared=True)

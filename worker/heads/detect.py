@@ -109,7 +109,8 @@ class DetectHead:
         place = np.array([places[size] for size in sizes]).reshape(-1, 1, 4)
         limit = np.array(sizes, np.float64).reshape(-1, 1, 2)
         mapped = boxes * np.tile(place[:, :, :2], 2) + np.tile(place[:, :, 2:], 2)
-        return mapped.clip(0, np.tile(limit, 2))
+        inside: Float64Array = mapped.clip(0, np.tile(limit, 2))
+        return inside
 
 
 def _suppressed(boxes: Float64Array, indices: IndexArray, possible: BoolArray, max_overlap: float) -> BoolArray:
