@@ -34,7 +34,7 @@ SMALL_FRAMES = 100  # different ones
 LEAST_MEASURED = 4_000
 FRAMES, FRAMES_QUICK = 6_000, 1_200
 # Frames of a size that lie ready: no more than are read in a round, in bytes of no more than half a gigabyte.
-BYTES, BYTES_QUICK = 512 * 2**20, 128 * 2**20
+BYTES, BYTES_QUICK = 512 * 2**20, 256 * 2**20
 ROUNDS, ROUNDS_QUICK = 3, 1
 ROUND_S, ROUND_QUICK_S = 10.0, 2.5
 DECODER_S = 0.5
