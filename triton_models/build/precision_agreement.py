@@ -1,7 +1,7 @@
 """How often a graph in another precision gives the verdict of the float32 graph, with that share's interval.
 
-Both run under onnxruntime on the same frames, the half-precision one by `precision_emulation`, so that it rounds where a
-GPU rounds. What a GPU's kernels add by summing in another order is below that.
+Both run under onnxruntime on the same frames, the converted one by `precision_emulation`, so that it rounds where a GPU
+rounds. What a GPU's kernels add by summing in another order is below that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triton_models.build.precision import Batch
-from triton_models.build.precision_emulation import rounded_as_run
+from triton_models.build.precision_emulation import emulated
 from triton_models.build.triton_config import INPUT
 
 Array = npt.NDArray[Any]
@@ -64,7 +64,7 @@ def measured_agreement(reference: bytes, candidate: bytes, batches: Sequence[Bat
 
     Raises ValueError if the graph is neither a classifier (`logits`) nor a detector (`boxes`, `scores`, `classes`).
     """
-    sessions = [_session(model, threads) for model in (reference, rounded_as_run(candidate))]
+    sessions = [_session(model, threads) for model in (reference, emulated(candidate))]
     names = [output.name for output in sessions[0].get_outputs()]
     same_verdicts, wanted = (same_classes, ["logits"]) if "logits" in names else (found_again, list(_DETECTION))
     if missing := set(wanted) - set(names):
@@ -114,4 +114,6 @@ def _session(model: bytes, threads: int) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Pairs stay pairs: merged into integer kernels they round otherwise than the graph says.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -48,10 +48,11 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.__members__[request["hardware"].upper()]
     if request["version_compatible"]:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if request.get("compute_capability"):  # TensorRT-RTX alone: it builds for a GPU that isn't there
-        target = trt.ComputeCapability.__members__["SM" + request["compute_capability"].replace(".", "")]
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(target, 0)
+    targets = request.get("compute_capabilities", ())  # TensorRT-RTX alone: it builds for GPUs that aren't there
+    if targets:
+        config.num_compute_capabilities = len(targets)
+        for number, target in enumerate(targets):
+            config.set_compute_capability(trt.ComputeCapability.__members__["SM" + target.replace(".", "")], number)
     cache_file = request.get("timing_cache")
     if cache_file:
         known = b""
