@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plots import PLOTTED, plot
+from benchmarks.report import best_rows
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "performance.md"
@@ -121,14 +122,12 @@ def decoders_table(sides: Mapping[str, Mapping[str, Any]], frame_kib: Mapping[st
 
 def peers_table(rows: Iterable[Mapping[str, Any]], kind: str) -> str:
     """Frames a second of each side in its best number of processes, by setting and malloc, with one filter."""
-    best: dict[tuple[str, str, bool], Mapping[str, Any]] = {}
-    for row in rows:
-        if row["filter"] == kind:
-            place = (row["side"], row["setting"], row["malloc_tuned"])
-            if place not in best or _standing(row) > _standing(best[place]):
-                best[place] = row
-    sides = list(dict.fromkeys(side for side, _, _ in best))
-    columns = sorted({(tuned, setting) for _, setting, tuned in best})
+    rows = list(rows)
+    best = best_rows(rows, kind)
+    sides, settings = (
+        list(dict.fromkeys(row[key] for row in rows if row["filter"] == kind)) for key in ("side", "setting")
+    )
+    columns = [(tuned, setting) for tuned in (False, True) for setting in settings]
 
     def cell(row: Mapping[str, Any] | None) -> str:
         if row is None:
@@ -139,11 +138,6 @@ def peers_table(rows: Iterable[Mapping[str, Any]], kind: str) -> str:
         (f"frames/s, {kind} filter", *(f"{setting}{', malloc tuned' if tuned else ''}" for tuned, setting in columns)),
         ([side, *(cell(best.get((side, setting, tuned))) for tuned, setting in columns)] for side in sides),
     )
-
-
-def _standing(row: Mapping[str, Any]) -> tuple[bool, float]:
-    """Rounds go before trials, then the faster."""
-    return not row["trial"], row["frames_per_second"]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report import best_rows
+
 OURS_COLOUR, PEER_COLOUR, SERVER_COLOUR = "#1f6f8b", "#b0b7bd", "#e08e45"
 
 Result = Mapping[str, Any]
@@ -27,22 +29,20 @@ def plot(result: Result, path: Path) -> None:
 
 def _peers(result: Result, plt: Any) -> Any:
     """A bar for each side in each setting: with malloc as it comes, and, lighter, what tuning it adds."""
-    rows = [row for row in result["sides"].values() if row["filter"] == "contract"]
-    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    best = best_rows(result["sides"].values(), "contract")
+    settings = list(dict.fromkeys(row["setting"] for row in result["sides"].values()))
     figure, axes = plt.subplots(1, len(settings), figsize=(4 * len(settings), 3), squeeze=False)
     for axis, setting in zip(axes[0], settings, strict=True):
-        best: dict[str, dict[bool, float]] = {}
-        for row in rows:
-            if row["setting"] == setting:
-                of_side = best.setdefault(row["side"], {})
-                tuned = row["malloc_tuned"]
-                of_side[tuned] = max(of_side.get(tuned, 0.0), row["frames_per_second"])
-        names = sorted(best, key=lambda name: best[name].get(False, 0.0))
+        rates: dict[str, dict[bool, float]] = {}
+        for (side, of, tuned), row in best.items():
+            if of == setting:
+                rates.setdefault(side, {})[tuned] = row["frames_per_second"]
+        names = sorted(rates, key=lambda name: rates[name].get(False, 0.0))
         colours = [OURS_COLOUR if name.startswith("worker") else PEER_COLOUR for name in names]
         axis.barh(
-            names, [best[name].get(True, 0.0) for name in names], color="none", edgecolor="#555555", linestyle=":"
+            names, [rates[name].get(True, 0.0) for name in names], color="none", edgecolor="#555555", linestyle=":"
         )
-        axis.barh(names, [best[name].get(False, 0.0) for name in names], color=colours)
+        axis.barh(names, [rates[name].get(False, 0.0) for name in names], color=colours)
         axis.set_title(setting)
         axis.set_xlabel("frames/s (dotted: malloc tuned)")
     figure.tight_layout()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +24,18 @@ def side_row(runs: Sequence[Run]) -> dict[str, Any]:
     """A side's own row: frames a second with its spread, and CPU."""
     rate = spread([run.window.frames_per_second for run in runs])
     return {**rate.keys("frames_per_second"), "cpu_s_per_1000": cpu_row(runs), "rounds": len(runs)}
+
+
+def best_rows(rows: Iterable[Mapping[str, Any]], kind: str) -> dict[tuple[str, str, bool], Mapping[str, Any]]:
+    """Of the rows of `peers` with one filter: (side, setting, malloc tuned) -> its row in its best number of processes.
+
+    Rounds go before trials, then the faster.
+    """
+    best: dict[tuple[str, str, bool], Mapping[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: (not row["trial"], row["frames_per_second"])):
+        if row["filter"] == kind:
+            best[row["side"], row["setting"], row["malloc_tuned"]] = row
+    return best
 
 
 def short(value: float) -> float:
