@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,10 +51,29 @@ class DemoModel(StrEnum):
     DETECTOR = "detector"
 
 
-# The primary, the models built with it, and their task. Weights of the others are not fetched.
-MODELS = {
-    DemoModel.CLASSIFIER: ("efficientnet_lite2", CLASSIFIERS, "classify"),
-    DemoModel.DETECTOR: ("centernet", DETECTORS, "detect"),
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """`name` is served; it is built with its `family`, and weights of others are not fetched."""
+
+    name: str
+    family: tuple[str, ...]
+    task: str
+    max_batch_size: int
+
+    def flags(self, folder: Path) -> dict[str, Any]:
+        """The settings that belong to the model in this folder."""
+        return {
+            "model.name": self.name,
+            "model.directory": str(folder),
+            "model.task": self.task,
+            "batching.max_batch_size": self.max_batch_size,
+        }
+
+
+SHOWN = {
+    DemoModel.CLASSIFIER: _Shown("efficientnet_lite2", CLASSIFIERS, "classify", 16),
+    # A frame takes a CPU 0.1 s: in batches of 16, with six under way, the last would wait for most of its deadline.
+    DemoModel.DETECTOR: _Shown("centernet", DETECTORS, "detect", 4),
 }
 
 
@@ -67,14 +87,14 @@ def demo(
     Exit 0 only if every frame has its outcome.
     """
     data = data_dir()
-    name, family, task_of_model = MODELS[model]
+    shown = SHOWN[model]
     with ExitStack() as stack:
         bar = stack.enter_context(progress(hidden=as_json))
         tell: Callable[[str], None] = bar.console.print
-        folder = _models(data, tell, family) / name
+        folder = _models(data, tell, shown.family) / shown.name
         planned = list(demo_frames(frames, data))
         broker = stack.enter_context(EmbeddedBroker())
-        settings = _settings(broker.bootstrap_servers, folder, task_of_model, _triton(stack, folder, data, tell))
+        settings = _settings(broker.bootstrap_servers, shown.flags(folder), _triton(stack, folder, data, tell))
         create_topics(settings, PARTITIONS)
         tell("starting the worker")
         worker = _worker(stack, settings, data)
@@ -94,7 +114,7 @@ def demo(
     if as_json:
         result(report.fields(run.audit))
     else:
-        show(stdout_console(), report, run.audit, _next_commands(folder, task_of_model, data))
+        show(stdout_console(), report, run.audit, _next_commands(shown, folder, data))
     complaints = run.audit.complaints()
     if ended_early or exit_code != 0:
         complaints.append(f"the worker ended with {exit_code}; the last it said was:\n{worker.tail()}\n")
@@ -121,18 +141,16 @@ def _triton(stack: ExitStack, model: Path, data: Path, tell: Callable[[str], Non
     return None
 
 
-def _settings(bootstrap_servers: str, model: Path, task: str, triton_url: str | None) -> Settings:
+def _settings(bootstrap_servers: str, model: dict[str, Any], triton_url: str | None) -> Settings:
     # Not from the environment: settings made for another broker must not lead the demo there.
     flags: dict[str, Any] = {
         "kafka.bootstrap_servers": bootstrap_servers,
         "kafka.group_id": "headrace-demo",
         "kafka.session_timeout_ms": SESSION_TIMEOUT_MS,
-        "model.name": model.name,
-        "model.directory": str(model),
-        "model.task": task,
         "infer.backend": "local" if triton_url is None else "triton",
         "admin.port": 0,
     }
+    flags |= model
     if triton_url is not None:
         flags["infer.url"] = triton_url
     return config.load(flags=flags).settings
@@ -160,13 +178,15 @@ def _drawings(run: DemoRun, data: Path) -> Path:
     return folder
 
 
-def _next_commands(model: Path, task: str, data: Path) -> list[str]:
+def _next_commands(shown: _Shown, folder: Path, data: Path) -> list[str]:
     """A settings file is left in the data folder with which `batch` needs no server."""
     file = data / LOCAL_SETTINGS
-    flags = {"infer.backend": "local", "model.name": model.name, "model.directory": str(model), "model.task": task}
-    file.write_text(config.to_toml(config.load(flags=flags).settings), encoding="utf-8")
-    drawn = " --draw drawn" if task == "detect" else ""
+    settings = config.load(flags={"infer.backend": "local"} | shown.flags(folder)).settings
+    file.write_text(config.to_toml(settings), encoding="utf-8")
+    drawn = " --draw drawn" if shown.task == "detect" else ""
     return [
         f"headrace batch YOUR_PHOTOS --out predictions.jsonl{drawn} -c {file}",
-        "headrace demo --model detector" if task == "classify" else "headrace demo --model detector --frames 2000",
+        "headrace demo --model detector"
+        if shown.task == "classify"
+        else "headrace demo --model detector --frames 2000",
     ]
