@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
-from worker.cli import batch, configuration, demo, dlq, doctor, engine, produce, replay, run, tail
+from worker.cli import batch, configuration, demo, dlq, doctor, engine, produce, replay, run, tail, tune
 from worker.cli.output import result, say
 from worker.errors import HeadraceError
 from worker.observe import logs
@@ -35,6 +35,7 @@ app.command()(demo.demo)
 app.command()(produce.produce)
 app.command()(tail.tail)
 app.command()(doctor.doctor)
+app.command()(tune.tune)
 dlq.app.command()(replay.replay)
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(configuration.app, name="config")

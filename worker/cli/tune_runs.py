@@ -31,7 +31,7 @@ from worker.tuning.choosing import Measured, measured
 
 FRAMES_TOPIC = "tune.frames"
 PARTITIONS = 8  # for twice the processes that are tried, and more
-SESSION_TIMEOUT_MS = 3_000  # Tansu lets a group's first member wait for half of it, in every run
+SESSION_TIMEOUT_MS = 6_000  # Tansu lets a group's first member wait for half of it, in every run
 MAX_WAITING_BYTES = 512 << 20  # of all frames; the broker keeps them in memory
 _POLL_S = 0.1  # between looks at the outputs: reading them shall cost next to nothing
 _STALL_S = 60.0

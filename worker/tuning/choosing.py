@@ -88,7 +88,7 @@ def _reason(chosen: Arrangement, fastest: Arrangement, medians: Mapping[Arrangem
 
 def describe(arrangement: Arrangement) -> str:
     """In words; what is not ours to set is left out."""
-    engines = f"{arrangement.engines} engines, " if arrangement.engines else ""
+    engines = f"{arrangement.engines} engine{'s' * (arrangement.engines > 1)}, " if arrangement.engines else ""
     return (
         f"{arrangement.processes} x {arrangement.threads} decode threads, {engines}"
         f"batch {arrangement.batch}, {arrangement.in_flight} in flight"
