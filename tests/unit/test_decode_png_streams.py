@@ -1,4 +1,4 @@
-"""zlib-ng in the standard library's place: for PNGs the same rows of the sound, the same verdict on the damaged."""
+"""PNG rows by zlib-ng or the standard library, kept or inflated twice: the same of the sound, the same verdict on the damaged."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 
@@ -74,3 +75,27 @@ def test_zlib_ng_reads_every_stream_as_the_standard_library_does() -> None:
         assert verdict(zlib_ng, value) == verdict(zlib, value), f"stream {number}"
     sound = header + chunk(b"IDAT", zlib.compress(ROWS)) + chunk(b"IEND", b"")
     assert len(verdict(zlib_ng, sound)) == 2
+
+
+def test_rows_that_are_not_kept_are_judged_as_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = images.encode(PIXELS, "png")[:_SIGNATURE_AND_HEADER]
+    monkeypatch.setattr(png, "_BITE", 1000)
+    monkeypatch.setattr(png, "_PIECE", 700)
+    sound = 0
+    for number, stream in enumerate(streams()):
+        value = header + chunk(b"IDAT", stream[:300]) + chunk(b"IDAT", stream[300:]) + chunk(b"IEND", b"")
+        kept = verdict(png.zlib, value)
+        with monkeypatch.context() as patch:
+            patch.setattr(png, "KEPT_BYTES", 0)
+            checked = verdict(png.zlib, value)
+        assert len(checked) == len(kept), f"stream {number}"
+        if len(kept) == 1:
+            assert checked == kept, f"stream {number}"
+            continue
+        sound += 1
+        assert checked[1] == kept[1]
+        for passed_on in (checked[0], kept[0]):
+            assert isinstance(passed_on, bytes)
+            pixels = cv2.imdecode(np.frombuffer(passed_on, np.uint8), cv2.IMREAD_COLOR_RGB)
+            np.testing.assert_array_equal(pixels, PIXELS)
+    assert sound >= 4

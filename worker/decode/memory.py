@@ -7,6 +7,7 @@ copy of it without metadata, and at most OVERHEAD_BYTES of tables, rows and tile
 
 from __future__ import annotations
 
+from worker.decode.png import KEPT_BYTES
 from worker.frames import ImageFacts
 
 # Coefficients of a 1 x 65,500 JPEG whose blocks are 32 wide, or a TIFF's tile of a megapixel, the largest for small pictures.
@@ -18,7 +19,7 @@ _JPEG = {1: _RGB, 3: _RGB, 4: 7}
 # All coefficients, 2 bytes each, lie in memory until the last scan: at full size even if chroma may be sampled lower.
 _JPEG_BUFFERED = {1: 5, 3: 9, 4: 12}
 _TURNED = 2 * _RGB
-# OpenCV's own picture, and the copy of it that Python gets; of a PNG the inflated rows as well.
+# OpenCV's own picture, and the copy of it that Python gets; of a PNG the inflated rows as well, where they are kept.
 _BMP = 2 * _RGB
 _PNG = {channels: 2 * _RGB + channels for channels in (1, 2, 3, 4)}
 _PNG_16_BIT = {1: 8, 2: 20, 3: 18, 4: 24}
@@ -42,6 +43,8 @@ def _bytes_a_pixel(facts: ImageFacts) -> int:
             decoded = (_JPEG_BUFFERED if facts.is_buffered else _JPEG)[facts.channels]
             return decoded if facts.orientation == 1 else max(decoded, _TURNED)
         case "png":
+            if not is_deep and facts.width * facts.height * facts.channels > KEPT_BYTES:
+                return 2 * _RGB
             return (_PNG_16_BIT if is_deep else _PNG)[facts.channels]
         case "webp":
             return _WEBP_ANIMATED if facts.is_buffered else _WEBP
