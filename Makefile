@@ -67,7 +67,7 @@ fuzz: $(STAMP)
 # The graphs that engines are built from: their agreement with float32 on real frames, and NVIDIA's builder over each of them.
 .PHONY: engines
 engines: $(STAMP)
-	$(BIN)/python -m pytest -s tests/integration/test_precision_graphs.py
+	HEADRACE_ENGINES=all $(BIN)/python -m pytest -s tests/integration/test_precision_graphs.py
 
 # hadolint, the Compose schema, and Dockerfile.gpu built without an engine: docs/engines.md.
 .PHONY: image-check
