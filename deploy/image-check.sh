@@ -26,7 +26,7 @@ if [ "${#missing[@]}" -gt 0 ]; then
 fi
 work=$(mktemp -d)
 # A debootstrap that is cut leaves its /proc mounted.
-trap 'umount "$work/rootfs/proc" "$work/rootfs/sys" 2>/dev/null; rm -rf --one-file-system "$work"' EXIT
+trap 'umount "$work/rootfs/proc" "$work/rootfs/sys" 2>/dev/null || true; rm -rf --one-file-system "$work"' EXIT
 engine() { buildah --storage-driver vfs --root "$work/storage" --runroot "$work/run" "$@"; }
 
 debootstrap --variant=minbase "$debian" "$work/rootfs" >"$work/debootstrap.log" || { tail -20 "$work/debootstrap.log"; exit 1; }
