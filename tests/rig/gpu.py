@@ -124,10 +124,11 @@ def _run(plan: Plan, stored: UInt8Array, placement: Placement, row: AnyArray, su
     levels = plan.levels()
     planes = [levels[channel][grid[:, :, channel]] for channel in range(3)]
     row[...] = np.stack(planes, axis=-1 if plan.layout == "nhwc" else 0)
-    luma = cv2.cvtColor(grid, cv2.COLOR_RGB2GRAY if plan.colour == "rgb" else cv2.COLOR_BGR2GRAY).astype(np.int64)
-    laplacian = cv2.Laplacian(luma.astype(np.uint8), cv2.CV_16S, ksize=1).astype(np.int64)
-    sums[...] = 0
-    sums[:4] = np.array([luma.sum(), (luma**2).sum(), laplacian.sum(), (laplacian**2).sum()], np.int64).view(np.uint64)
+    luma = cv2.cvtColor(grid, cv2.COLOR_RGB2GRAY if plan.colour == "rgb" else cv2.COLOR_BGR2GRAY)
+    laplacian = cv2.Laplacian(luma, cv2.CV_16S, ksize=1).astype(np.int64)
+    wide = grid.astype(np.int64)
+    moments = [laplacian.sum(), (laplacian**2).sum(), *wide.sum((0, 1)), *(wide**2).sum((0, 1))]
+    sums[...] = np.array([*moments, *np.bincount(luma.ravel(), minlength=256)], np.int64).view(np.uint64)
     assert sums.shape == (SUMS,)
 
 
