@@ -35,6 +35,7 @@ from worker.preprocess.contract import Contract
 # Both processes of a side join in one round: a second one that came late would stall the first by a heartbeat.
 BROKER_SETTINGS = {"group.initial.rebalance.delay.ms": "500"}
 SIZE_1080P = (1920, 1080)
+LEAST_FRAMES = 192  # twice what a worker has in flight: of fewer there may be no window
 FRAMES_1080P = 100  # different ones: 50 MB
 CONTRACT, FULL_DECODE, BILINEAR = "contract", "full_decode", "bilinear"
 
@@ -129,7 +130,8 @@ def measure(options: Options) -> dict[str, Any]:
         corpora["null_1080p"] = mosaic(rig.corpus, *SIZE_1080P, FRAMES_1080P)
         tables: dict[str, dict[str, Table]] = {CONTRACT: {}, BILINEAR: {}}
         for name, setting in SETTINGS.items():
-            count = options.frames or (setting.quick_frames if options.quick else setting.frames)
+            wanted = options.frames or (setting.quick_frames if options.quick else setting.frames)
+            count = max(LEAST_FRAMES, wanted)
             rig.broker.create(name)
             rig.broker.fill(name, corpora[name].cycle(count))
             if options.quick:
