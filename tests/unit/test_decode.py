@@ -281,9 +281,11 @@ def test_decoding_leaves_other_threads_running(kind: str) -> None:
     thread.start()
     try:
         sys.setswitchinterval(600)
-        before = beats[0]
-        decode(value, facts)
-        during = beats[0] - before
+        during = 0
+        for _ in range(5):  # on a machine that is busy the other thread may not have run in time
+            before = beats[0]
+            decode(value, facts)
+            during = max(during, beats[0] - before)
     finally:
         sys.setswitchinterval(interval)
         stop.set()

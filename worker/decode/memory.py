@@ -11,7 +11,7 @@ from worker.decode.png import KEPT_BYTES
 from worker.frames import ImageFacts
 
 # Coefficients of a 1 x 65,500 JPEG whose blocks are 32 wide, or a TIFF's tile of a megapixel, the largest for small pictures.
-OVERHEAD_BYTES = 8 << 20
+OVERHEAD_BYTES = 9 << 20
 
 _RGB = 3
 # By channels. libjpeg-turbo gives CMYK as it is, and simplejpeg turns it into RGB beside it.
