@@ -81,7 +81,8 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 # Known vulnerabilities of what the lock files name. Needs PyPI's JSON interface: docs/security.md. What can't be asked fails.
-LOCKS := requirements-demo.lock requirements-dev.lock triton_models/requirements-models.lock triton_models/requirements-triton.lock triton_models/requirements-tensorrt-rtx.lock requirements-gpu.lock
+LOCKS := requirements-demo.lock requirements-dev.lock triton_models/requirements-models.lock triton_models/requirements-triton.lock triton_models/requirements-tensorrt-rtx.lock \
+	triton_models/requirements-node.lock requirements-gpu.lock benchmarks/requirements-peers.lock
 audit: $(STAMP)
 	$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip $(addprefix -r ,$(LOCKS))
 
@@ -95,6 +96,7 @@ lock: $(STAMP)
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --universal --python-version 3.11 --extra demo -o requirements-demo.lock pyproject.toml build-system.in
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --universal --python-version 3.11 --extra dev -o requirements-dev.lock pyproject.toml build-system.in
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --universal --python-version 3.11 --extra gpu -o requirements-gpu.lock pyproject.toml build-system.in
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --universal --python-version 3.11 -o benchmarks/requirements-peers.lock benchmarks/requirements-peers.in
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
