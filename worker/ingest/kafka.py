@@ -105,6 +105,8 @@ class Consumer:
         None: the broker does not answer now, or the partition was taken away meanwhile; ask again while it is assigned.
         """
         tp = partition_of(source)
+        # The client keeps the answer of a look-up that nobody waited for any more, and gives it to the next one, however late.
+        self.client._coordinator._offset_fetch_futures.pop(frozenset((tp,)), None)
         try:
             committed = self.client.committed(tp, timeout_ms=BEGIN_TIMEOUT_MS)
             first = int(self.client.beginning_offsets([tp], timeout_ms=BEGIN_TIMEOUT_MS)[tp])
