@@ -1,11 +1,10 @@
 """The adapters of librdkafka against a real Kafka: what they guard against, most of it in this process and without a model.
 
-Run by `make test-clients`; `make test` has the whole way over librdkafka in test_fast_client.py.
+The whole way over librdkafka is in test_fast_client.py; `make test-clients` has the rest of the suite over it.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Collection
 from contextlib import closing, contextmanager
@@ -32,8 +31,6 @@ from worker.publish.messages import Message
 from worker.settings import DeliverySettings, KafkaSettings, PublishSettings
 
 CLIENT = "HEADRACE_KAFKA__CLIENT"
-pytestmark = pytest.mark.skipif(os.environ.get(CLIENT) != "confluent", reason="part of `make test-clients`")
-
 FETCH_BYTES = 256 * 1024
 QUEUE_BYTES = 2**20
 BATCH_BYTES = 1_000_000
@@ -214,6 +211,33 @@ def test_a_transaction_counts_with_its_offsets_or_not_at_all(topics: MakeTopics)
         assert [message.value() for message in reader.read_on()] == [b"counts"]
 
 
+def test_a_record_that_the_broker_refused_behind_one_it_took_is_not_told_as_written(
+    start_kafka: StartKafka, topics: MakeTopics
+) -> None:
+    broker = start_kafka(proxied=True)
+    made = topics(partitions=1, broker=broker)
+    settings = KafkaSettings(bootstrap_servers=broker.proxied_bootstrap_servers, group_id=made.group)
+    proxy = broker.proxies[1]
+    with closing(Producer(settings, PublishSettings(linger_ms=0), BATCH_BYTES, QUEUE_BYTES)) as producer:
+        for topic in (made.predictions, made.stats):  # the client knows both topics, and the broker the client
+            producer._client.list_topics(topic, timeout=30)
+        known = producer.send(Message(made.stats, b"cam", b"first", []))
+        eventually(lambda: known.is_done, "it is acknowledged")
+        proxy.spoil(b"refused")
+        proxy.pause()
+        values = [b"refused", b"behind it", b"behind that"]
+        sent = {}
+        for value in values:
+            sent[value] = producer.send(Message(made.predictions, b"cam", value, []))
+            time.sleep(0.3)  # each goes out for itself
+        proxy.heal()
+        eventually(lambda: all(delivered.is_done for delivered in sent.values()), "all is told")
+    with TopicReader(made.bootstrap_servers, [made.predictions]) as reader:
+        written = {message.value() for message in reader.read_on()}
+    assert b"refused" not in written
+    assert {value for value, delivered in sent.items() if delivered.exception is None} <= written
+
+
 def test_a_producer_whose_id_another_has_taken_says_so(topics: MakeTopics) -> None:
     made = topics(partitions=1)
     with closing(transactional(made)) as first:
@@ -263,8 +287,10 @@ def test_a_group_goes_over_to_the_other_client_one_worker_after_the_other(
 ) -> None:
     made = topics(partitions=4)
     with Feed(made, per_s=80) as feed, WorkerProcess(settings(made), env={CLIENT: "kafka-python"}) as old:
+        old.wait_ready()
         owned(old, 4)
         with WorkerProcess(settings(made), env={CLIENT: "confluent"}) as new:
+            new.wait_ready()
             for worker in (old, new):
                 owned(worker, 2)
             until(new, "frames_predicted_total", 50)

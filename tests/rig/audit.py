@@ -44,12 +44,13 @@ def produce_frames(
     `settings` are librdkafka's, for example {"compression.type": "zstd"}. Raises DependencyError if a frame is refused.
     """
     sent: dict[int, SentFrame] = {}
-    unplaced: dict[int, tuple[int, bytes | None]] = {}
     refused: list[str] = []
     producer = Producer(
         {
             "bootstrap.servers": bootstrap_servers,
             "enable.idempotence": True,
+            # With more, librdkafka acknowledges a first batch that a new partition refused and whose successor it took.
+            "max.in.flight.requests.per.connection": 1,
             "partitioner": "murmur2_random",
             "message.max.bytes": _MAX_RECORD_BYTES,
             "queue.buffering.max.kbytes": _QUEUE_KIB,
@@ -61,10 +62,8 @@ def produce_frames(
     def acknowledged(number: int) -> Callable[[KafkaError | None, Message], None]:
         def on_delivery(error: KafkaError | None, message: Message) -> None:
             partition, offset = message.partition(), message.offset()
-            if error is not None or partition is None:
-                refused.append(f"frame {number}: {error}")
-            elif offset is None:  # a retry that the broker knew already: it is there, and librdkafka can't say where
-                unplaced[number] = (partition, message.key())
+            if error is not None or partition is None or offset is None:
+                refused.append(f"frame {number}: {error or 'acknowledged without its place'}")
             else:
                 sent[number] = SentFrame(partition, offset, message.key())
 
@@ -84,27 +83,9 @@ def produce_frames(
         producer.poll(0)
         count += 1
     producer.flush(_ANSWER_S)
-    _place_retried(bootstrap_servers, topic, sent, unplaced)
     if refused or len(sent) < count:
         raise DependencyError(f"{count - len(sent)} of {count} frames were not acknowledged: {refused[:3]}")
     return [sent[number] for number in range(count)]
-
-
-def _place_retried(
-    bootstrap_servers: str, topic: str, sent: dict[int, SentFrame], unplaced: Mapping[int, tuple[int, bytes | None]]
-) -> None:
-    """Find the places of frames whose batch was sent twice: the broker then tells librdkafka offset -1 for the batch's first.
-
-    The others of that batch get 0, 1 and so on, so no place in that partition is to be trusted. But an idempotent producer
-    writes in order and without gaps, so the partition's end tells them all, as long as nobody else writes to it.
-    """
-    for partition in {partition for partition, _ in unplaced.values()}:
-        keys = {number: frame.key for number, frame in sent.items() if frame.partition == partition}
-        keys |= {number: key for number, (where, key) in unplaced.items() if where == partition}
-        with closing(Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "never-joined"})) as consumer:
-            _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ANSWER_S)
-        for offset, number in enumerate(sorted(keys), start=end - len(keys)):
-            sent[number] = SentFrame(partition, offset, keys[number])
 
 
 class TopicReader:

@@ -1,7 +1,8 @@
 """A TCP proxy that stands for the network between a client and a server, to be cut, silenced and healed.
 
-Bytes go through unchanged in both directions. It runs in a thread of its own, so that a test stays synchronous; made
-the advertised listener of a broker (`KafkaServer.start(proxied=True)`) it carries all of a client's traffic.
+Bytes go through unchanged in both directions, but for what a test asks to `spoil`. It runs in a thread of its own, so
+that a test stays synchronous; made the advertised listener of a broker (`KafkaServer.start(proxied=True)`) it carries
+all of a client's traffic.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class TcpProxy:
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
         self._refusing = False
+        self._mark = b""
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tcp-proxy", daemon=True)
@@ -60,6 +62,10 @@ class TcpProxy:
     def pause(self) -> None:
         """Connections stay and are still accepted, but no byte goes through until healed."""
         self._do(lambda: self._open.clear())
+
+    def spoil(self, mark: bytes) -> None:
+        """The first byte of the next `mark` that goes by whole is changed, so that a checksum over it fails."""
+        self._do(lambda: setattr(self, "_mark", mark))
 
     def heal(self) -> None:
         def act() -> None:
@@ -116,6 +122,9 @@ class TcpProxy:
             while data := await reader.read(_CHUNK_BYTES):
                 see(data)
                 await self._open.wait()
+                if self._mark and self._mark in data:
+                    place = data.index(self._mark)
+                    data, self._mark = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :], b""
                 writer.write(data)
                 await writer.drain()
         with contextlib.suppress(OSError, RuntimeError):

@@ -33,13 +33,34 @@ ROOM_CHECK_S = 0.05
 _FENCED = (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochError)
 
 
+class Written:
+    """How far each partition is known to be written.
+
+    librdkafka tells of a batch that the broker never wrote as written, if the broker refused it, took the one behind it
+    first (it takes any sequence from a producer it does not know there) and so found the second try out of order. Such a
+    record comes without an offset, or with one that starts from 0 again.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, int], int] = {}
+
+    def holds(self, message: Any) -> bool:
+        """The record of this report has a place behind all those reported before it."""
+        place, offset = (message.topic(), message.partition()), message.offset()
+        if offset is None or offset <= self._last.get(place, -1):
+            return False
+        self._last[place] = offset
+        return True
+
+
 class Delivered:
     """What becomes of one record; `exception` in kafka-python's terms."""
 
-    __slots__ = ("_client", "_is_done", "exception")
+    __slots__ = ("_client", "_is_done", "_written", "exception")
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, written: Written) -> None:
         self._client = client
+        self._written = written
         self._is_done = False
         self.exception: kafka.errors.KafkaError | None = None
 
@@ -72,6 +93,8 @@ class Delivered:
         """The client's report."""
         if error is not None:
             self.exception = librdkafka.kafka_error(error, message.topic())
+        elif not self._written.holds(message):
+            self.exception = kafka.errors.OutOfOrderSequenceNumberError("told as written, but without its place")
         self._is_done = True
 
 
@@ -114,6 +137,7 @@ class Producer:
 
     def _make(self) -> Any:
         arguments = {**librdkafka.arguments(self._kafka_settings), **self._configuration}
+        self._written = Written()
         try:
             client = confluent_kafka.Producer(arguments, logger=log)
         except KafkaException as error:
@@ -134,7 +158,7 @@ class Producer:
 
     def send(self, message: Message) -> Delivered:
         """Raises PublishFailed."""
-        delivered = Delivered(self._client)
+        delivered = Delivered(self._client, self._written)
         where = {} if message.partition is None else {"partition": message.partition}
         give_up = time.monotonic() + self._patience_s
         while True:
