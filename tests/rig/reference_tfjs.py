@@ -56,7 +56,7 @@ def _value(node: Node, inputs: list[Any]) -> Any:
             return _resized(
                 x, 2 * x.shape[1], 2 * x.shape[2]
             )  # for any size of input, not the size written in the graph
-    raise NotImplementedError(node.op)
+    raise ValueError(f"{node.name}: the interpreter has no {node.op}; the network has changed")
 
 
 def _windows(node: Node, x: Array, height: int, width: int) -> Array:

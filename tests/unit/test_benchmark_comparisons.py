@@ -194,7 +194,6 @@ def test_a_check_without_a_record_is_a_usage_error(
 
 
 def test_every_plot_is_drawn_the_same_twice(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="extra dev, not locked yet")
     tables = {kind: {name: one_table(full_decode=False) for name in SETTINGS} for kind in (CONTRACT, BILINEAR)}
     points = {"1": [run(100, worker=0.1)], "4": [run(300, worker=0.11)]}
     tuned = {"8x8": {"worker": [1.1], "simplejpeg_reused_buffer": [1.0], "opencv": [2.2]}}

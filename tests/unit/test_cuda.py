@@ -244,7 +244,7 @@ def test_waiting_for_a_stream_is_waiting_for_an_event_at_which_the_thread_sleeps
 
 
 def test_the_names_that_the_adapter_calls_are_cupys() -> None:
-    cupy = pytest.importorskip("cupy")
+    cupy = pytest.importorskip("cupy", reason="CuPy has no wheel for this machine")
     names = vars(fake_cupy([]).cuda)
     for name, value in names.items():
         assert hasattr(cupy.cuda, name)
@@ -257,7 +257,7 @@ def test_the_names_that_the_adapter_calls_are_cupys() -> None:
 
 
 def test_cupy_without_a_driver_is_a_dependency_that_is_missing(tmp_path: Path) -> None:
-    cupy = pytest.importorskip("cupy")
+    cupy = pytest.importorskip("cupy", reason="CuPy has no wheel for this machine")
     if cupy.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(DependencyError, match="can't be used"):
