@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -27,6 +27,7 @@ from tests.rig.kafka_server import KafkaServer
 from tests.rig.topics import Topics
 from worker.errors import DependencyError, PublishFailed
 from worker.frames import SourcePartition
+from worker.ingest.kafka import Consumer
 from worker.publish.kafka import TransactionalProducer
 from worker.settings import DeliverySettings, KafkaSettings, PublishSettings
 
@@ -47,6 +48,21 @@ def broker() -> Iterator[KafkaServer]:
 @pytest.fixture
 def made(topics: MakeTopics, broker: KafkaServer) -> Topics:
     return topics(partitions=2, broker=broker)
+
+
+class NoPipeline:
+    """A `Rebalance` for a consumer whose frames nobody takes."""
+
+    def epoch(self, source: SourcePartition) -> int:
+        return -1
+
+    def assigned(self, sources: Collection[SourcePartition]) -> None: ...
+    def revoking(self, sources: Collection[SourcePartition]) -> None: ...
+    def lost(self, sources: Collection[SourcePartition]) -> None: ...
+    def revoked(self, sources: Collection[SourcePartition]) -> None: ...
+
+    def drained(self, sources: Collection[SourcePartition]) -> dict[SourcePartition, int] | None:
+        return {}
 
 
 def producer(made: Topics, **settings: Any) -> Any:
@@ -150,6 +166,39 @@ def test_only_a_consumer_that_reads_committed_waits_for_offsets_of_an_open_trans
             committed(made, 0, "read_committed", timeout_ms=500)
         client.commit_transaction()
         assert committed(made, 0, "read_committed") == 9
+
+
+def test_the_answer_to_a_look_up_that_was_given_up_is_given_to_the_next_one(made: Topics, broker: KafkaServer) -> None:
+    source = TopicPartition(made.frames, 0)
+    with closing(KafkaConsumer(bootstrap_servers=made.bootstrap_servers, group_id=made.group)) as consumer:
+        consumer.commit(offsets(made, 0, 3))
+        broker.pause()
+        try:
+            with pytest.raises(kafka.errors.KafkaTimeoutError):
+                consumer.committed(source, timeout_ms=500)
+        finally:
+            broker.resume()
+        consumer.commit(offsets(made, 0, 5))
+        assert consumer.committed(source) == 3
+        assert consumer.committed(source) == 5
+
+
+def test_ours_looks_up_committed_offsets_anew(made: Topics, broker: KafkaServer) -> None:
+    source = SourcePartition(made.frames, 0)
+    with closing(KafkaProducer(bootstrap_servers=made.bootstrap_servers)) as sender:
+        for _ in range(5):
+            sender.send(made.frames, b"x", partition=0).get(ANSWER_S)
+    settings = KafkaSettings(bootstrap_servers=made.bootstrap_servers, group_id=made.group)
+    with closing(Consumer(settings, made.frames, NoPipeline(), 2**20)) as consumer:
+        eventually(lambda: consumer.poll(1, 0.05) and source in consumer.assignment, "it has joined")
+        consumer.commit_now({source: 3}, ANSWER_S)
+        broker.pause()
+        try:
+            assert consumer.begin(source) is None
+        finally:
+            broker.resume()
+        consumer.commit_now({source: 5}, ANSWER_S)
+        assert consumer.begin(source) == (5, None)
 
 
 def test_a_commit_succeeds_without_a_record_that_timed_out(made: Topics, broker: KafkaServer) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.acceptance.feed import Feed
 from tests.integration.conftest import MakeSettings, Tree
 from tests.integration.test_rebalance import owned
-from tests.integration.watching import send_small, until
+from tests.integration.watching import eventually, send_small, until
 from tests.rig.audit import Auditor, audit, audit_statistics, wait_until_committed
 from tests.rig.kafka import MakeTopics, StartKafka
 from tests.rig.kafka_proxy import Api
@@ -130,9 +130,11 @@ def test_a_worker_stopped_beyond_its_session_and_its_transactions_timeout_comes_
             until(worker, "partitions_assigned", 2)
             owned(worker, 2)
             until(worker, "frames_predicted_total", 20)
+        given_up = hung.times_given_up()
         hung.pause()
         owned(other, 4)
         hung.resume()
+        eventually(lambda: hung.times_given_up() > given_up, "it has heard of its loss")
         owned(hung, 2)
         sent = feed.end()
         finished(made, sent, other)

@@ -5,8 +5,7 @@ Called on the client's I/O thread, in the middle of the poll thread's work; what
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from worker.batching import FrameQueue
 from worker.frames import SourcePartition
@@ -16,14 +15,14 @@ from worker.pipeline.publishing import Publishing
 
 
 class HandOver:
-    """`new` are partitions that the poll thread has to begin, `unreadable` those stopped at a record."""
+    """`unreadable` are the partitions stopped at a record."""
 
     def __init__(self, queue: FrameQueue, books: Books, publishing: Publishing, metrics: Metrics) -> None:
         self._queue = queue
         self._books = books
         self._publishing = publishing
         self._metrics = metrics
-        self.new: deque[SourcePartition] = deque()
+        self._new: dict[SourcePartition, object] = {}  # that the poll thread has to begin; under the ledger's lock
         self.unreadable: set[SourcePartition] = set()
 
     def epoch(self, source: SourcePartition) -> int:
@@ -37,7 +36,32 @@ class HandOver:
         self._metrics.rebalance(Rebalance.ASSIGNED)
         if sources:
             self._publishing.refresh()  # before the poll thread can admit their first frame
-        self.new.extend(sources)
+        with self._books.ledger():
+            self._new.update({source: object() for source in sources})
+
+    def begin_again(self, sources: Iterable[SourcePartition]) -> None:
+        """Forget what is under way of these and ask the broker where they begin, unless they went away just now."""
+        with self._books.ledger() as ledger:
+            ours = ledger.sources & set(sources)
+            ledger.revoke(ours)
+            self._new.update({source: object() for source in ours})
+
+    def new(self) -> dict[SourcePartition, object]:
+        """Partitions to begin, each with what `begun` takes."""
+        with self._books.ledger():
+            return dict(self._new)
+
+    def begun(self, source: SourcePartition, asked: object, start: int) -> bool:
+        """Let frames of this partition in, from `start` on.
+
+        False, if the partition went away since `asked`, perhaps to come back: its owner meanwhile may have got past `start`.
+        """
+        with self._books.ledger() as ledger:
+            if self._new.get(source) is not asked:
+                return False
+            del self._new[source]
+            ledger.assign(source, start)
+        return True
 
     def revoking(self, sources: Collection[SourcePartition]) -> None:
         """Frames not yet taken go to the next owner; those taken are finished here."""
@@ -60,6 +84,8 @@ class HandOver:
         """Late outcomes of these are discarded from now on."""
         with self._books.ledger() as ledger:
             ledger.revoke(sources)
+            for source in sources:
+                self._new.pop(source, None)
         self.drop_waiting(sources, handed_over=False)
         self._publishing.forget(sources)
         self.unreadable.difference_update(sources)

@@ -112,17 +112,15 @@ class Intake:
             self._core.observe()
 
     def _begin_new(self, consumer: Consumer) -> None:
-        for _ in range(len(self._handover.new)):
-            source = self._handover.new.popleft()
+        for source, asked in self._handover.new().items():
             if source not in consumer.assignment:
-                continue  # taken away again meanwhile
+                continue  # about to be given, or being taken away
             begun = consumer.begin(source)
             if begun is None:
-                self._handover.new.append(source)
                 return
             start, skipped = begun
-            with self._books.ledger() as ledger:
-                ledger.assign(source, start)
+            if not self._handover.begun(source, asked, start):
+                continue
             self._report([skipped] if skipped else [], [])
             if self._paused:
                 consumer.pause([source])
@@ -138,9 +136,7 @@ class Intake:
         if self._settings.delivery.mode == "exactly_once":
             # The failed transaction may count all the same, and only the broker knows: begin where it says.
             consumer.pause(rewinds)
-            with self._books.ledger() as ledger:
-                ledger.revoke(rewinds)
-            self._handover.new.extend(rewinds)
+            self._handover.begin_again(rewinds)
             return
         for source, offset in rewinds.items():
             consumer.seek(source, offset)
