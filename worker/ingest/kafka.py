@@ -19,7 +19,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from worker import admission, security
 from worker.errors import ConfigurationError, DependencyError
 from worker.frames import Frame, SourcePartition
-from worker.ingest.listener import Listener, offsets_of, partition_of, source_of
+from worker.ingest.listener import Listener, offsets_of, partition_of, source_of, tell_every_loss
 from worker.ingest.partitions import Chunk, Rebalance, Skipped, Unreadable, start_offset
 from worker.settings import KafkaSettings
 
@@ -53,6 +53,7 @@ class Consumer:
         self._settings = settings
         self._stopped: dict[SourcePartition, Unreadable] = {}
         self._commit_denied: Exception | None = None
+        assignor = CooperativeStickyAssignor()
         try:
             self.client = KafkaConsumer(
                 **security.kafka_arguments(settings),
@@ -63,7 +64,7 @@ class Consumer:
                 auto_offset_reset="none",
                 isolation_level="read_committed",
                 allow_auto_create_topics=False,
-                partition_assignment_strategy=[CooperativeStickyAssignor],
+                partition_assignment_strategy=[assignor],
                 session_timeout_ms=settings.session_timeout_ms,
                 heartbeat_interval_ms=min(3000, settings.session_timeout_ms // 3),
                 max_poll_interval_ms=settings.max_poll_interval_ms,
@@ -81,9 +82,9 @@ class Consumer:
             raise admission.unreachable(settings, error) from error
         # Asked before the group is joined: a leader that does not know the topic's partitions yet assigns none.
         self.client.partitions_for_topic(topic)
-        self.client.subscribe(
-            [topic], listener=Listener(self.client, rebalance, drain_bound_s=settings.max_poll_interval_ms / 2000)
-        )
+        tell_every_loss(self.client)
+        listener = Listener(self.client, assignor, rebalance, drain_bound_s=settings.max_poll_interval_ms / 2000)
+        self.client.subscribe([topic], listener=listener)
 
     @property
     def generation(self) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 import kafka.errors
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import OffsetAndMetadata
 
 from worker.frames import SourcePartition
@@ -22,8 +24,11 @@ REVOKE_CHECK_S = 0.01
 class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
     """Asynchronous, so that heartbeats go on while a hand-over drains. `drain_bound_s` bounds the drain, in seconds."""
 
-    def __init__(self, client: KafkaConsumer, rebalance: Rebalance, drain_bound_s: float) -> None:
+    def __init__(
+        self, client: KafkaConsumer, assignor: CooperativeStickyAssignor, rebalance: Rebalance, drain_bound_s: float
+    ) -> None:
         self._client = client
+        self._assignor = assignor
         self._rebalance = rebalance
         self._drain_bound_s = drain_bound_s
 
@@ -45,10 +50,36 @@ class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
             except kafka.errors.KafkaError as error:
                 log.warning("commit on revocation failed, the next owner repeats these frames: %s", error)
         self._rebalance.revoked(sources)
+        self._claim_no_more(revoked)
 
     async def on_partitions_lost(self, lost: set[TopicPartition]) -> None:
         log.warning("partitions lost to another owner, their frames are dropped uncommitted: %s", sorted(lost))
         self._rebalance.lost([source_of(tp) for tp in lost])
+        self._claim_no_more(lost)
+
+    def _claim_no_more(self, gone: set[TopicPartition]) -> None:
+        """The client's next join would claim what it owned before it fell out of the group.
+
+        The leader believes it, and gives it partitions that their new owner has not been asked to give up.
+        """
+        claimed = self._assignor.member_assignment or ()
+        self._assignor.member_assignment = [tp for tp in claimed if tp not in gone]
+
+
+def tell_every_loss(client: KafkaConsumer) -> None:
+    """Have `on_partitions_lost` called also where a member finds in the middle of a join that the group has thrown it out.
+
+    kafka-python 3.0.12 prepares a join once, and its retry under a new member id keeps the partitions without a word: the
+    member would go on where it stood, although another has had them.
+    """
+    coordinator = client._coordinator
+    reset = coordinator.reset_generation
+
+    def fell_out(*arguments: Any, **options: Any) -> None:
+        reset(*arguments, **options)
+        coordinator.rejoining = False  # the join is prepared again, and its preparation tells of the loss
+
+    coordinator.reset_generation = fell_out
 
 
 def source_of(tp: TopicPartition) -> SourcePartition:
