@@ -21,6 +21,9 @@ from worker.errors import DependencyError
 
 S = TypeVar("S", bound=msgspec.Struct)
 
+# Until it has partitions: kafka-python 3.0.12 may forget a join that outlasts the poll which began it, and reads nothing.
+JOIN_MS = 5000
+
 
 def start(
     module: str,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 from kafka import KafkaConsumer, KafkaProducer
 
-from benchmarks.sides.child import specification
+from benchmarks.sides.child import JOIN_MS, specification
 from worker.malloc import keep_big_buffers
 from worker.settings import Settings
 from worker.sockets import read_sockets_in_large_pieces
@@ -55,7 +55,8 @@ def main() -> None:
         metrics_enabled=False,
     )
     while True:
-        for records in consumer.poll(timeout_ms=100, max_records=settings.ingest.poll_chunk_frames).values():
+        patience_ms = 100 if consumer.assignment() else JOIN_MS
+        for records in consumer.poll(patience_ms, settings.ingest.poll_chunk_frames).values():
             for record in records:
                 producer.send(spec.predictions_topic, RECORD, key=record.key)
 

@@ -13,7 +13,7 @@ import numpy as np
 import tritonclient.grpc as triton
 from kafka import KafkaConsumer, KafkaProducer
 
-from benchmarks.sides.child import specification
+from benchmarks.sides.child import JOIN_MS, specification
 from benchmarks.sides.peer import PeerSpec, Task, infer
 
 GATHER_MS = 100
@@ -31,7 +31,8 @@ def main() -> None:
     client = triton.InferenceServerClient(spec.triton_url)
     waiting: list[Any] = []
     while True:
-        polled = consumer.poll(timeout_ms=GATHER_MS, max_records=spec.batch - len(waiting))
+        patience_ms = GATHER_MS if consumer.assignment() else JOIN_MS
+        polled = consumer.poll(timeout_ms=patience_ms, max_records=spec.batch - len(waiting))
         waiting += [record for records in polled.values() for record in records]
         if (len(waiting) < spec.batch and polled) or not waiting:
             continue
