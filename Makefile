@@ -5,17 +5,22 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.headrace-installed
 DEMO_STAMP := $(VENV)/.headrace-demo-installed
 
+# A tenth of pip's time; but uv does not read pip's configuration, so where it finds no registry pip does the work.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+install = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r $(1) || $(PIP) -r $(1)
+
 .PHONY: setup demo test test-unit test-clients test-gpu-kernels faults fuzz lint audit bench lock clean models
 
 # What the demo needs, and what everything needs: two stamps, so that the demo stays quick on a fresh machine.
-$(DEMO_STAMP): requirements-demo.lock pyproject.toml
+$(DEMO_STAMP): requirements-demo.lock requirements-uv.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-demo.lock
+	$(PIP) -r requirements-uv.lock
+	$(call install,requirements-demo.lock)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
 $(STAMP): requirements-dev.lock pyproject.toml $(DEMO_STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(call install,requirements-dev.lock)
 	touch $@
 
 setup: $(STAMP)
@@ -46,7 +51,7 @@ test-clients: $(STAMP)
 test-gpu: $(STAMP)
 	@test -n "$$HEADRACE_TEST_GPU_TRITON" -a -n "$$HEADRACE_TEST_GPU_MODEL" || \
 		{ echo "set HEADRACE_TEST_GPU_TRITON to Triton's host:port (gRPC), HEADRACE_TEST_GPU_MODEL to the model's folder"; exit 2; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-gpu.lock
+	$(call install,requirements-gpu.lock)
 	$(MAKE) test-gpu-kernels PYTHON=$(BIN)/python
 	$(BIN)/python -m pytest tests/gpu
 
@@ -81,7 +86,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 # Known vulnerabilities of what the lock files name. Needs PyPI's JSON interface: docs/security.md. What can't be asked fails.
-LOCKS := requirements-demo.lock requirements-dev.lock triton_models/requirements-models.lock triton_models/requirements-triton.lock triton_models/requirements-tensorrt-rtx.lock \
+LOCKS := requirements-uv.lock requirements-demo.lock requirements-dev.lock triton_models/requirements-models.lock triton_models/requirements-triton.lock triton_models/requirements-tensorrt-rtx.lock \
 	triton_models/requirements-node.lock requirements-gpu.lock benchmarks/requirements-peers.lock
 audit: $(STAMP)
 	$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip $(addprefix -r ,$(LOCKS))
@@ -93,6 +98,7 @@ bench: $(STAMP)
 
 # Lock files hold hashes and no addresses.
 lock: $(STAMP)
+	echo uv | $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --universal --python-version 3.11 -o requirements-uv.lock -
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --universal --python-version 3.11 --extra demo -o requirements-demo.lock pyproject.toml build-system.in
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --universal --python-version 3.11 --extra dev -o requirements-dev.lock pyproject.toml build-system.in
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --universal --python-version 3.11 --extra gpu -o requirements-gpu.lock pyproject.toml build-system.in
