@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -27,7 +27,6 @@ from tests.rig.kafka_server import KafkaServer
 from tests.rig.topics import Topics
 from worker.errors import DependencyError, PublishFailed
 from worker.frames import SourcePartition
-from worker.ingest.kafka import Consumer
 from worker.publish.kafka import TransactionalProducer
 from worker.settings import DeliverySettings, KafkaSettings, PublishSettings
 
@@ -48,26 +47,6 @@ def broker() -> Iterator[KafkaServer]:
 @pytest.fixture
 def made(topics: MakeTopics, broker: KafkaServer) -> Topics:
     return topics(partitions=2, broker=broker)
-
-
-class NoPipeline:
-    """A `Rebalance` for a consumer whose frames nobody takes."""
-
-    def __init__(self) -> None:
-        self.gone: list[int] = []
-
-    def epoch(self, source: SourcePartition) -> int:
-        return -1
-
-    def assigned(self, sources: Collection[SourcePartition]) -> None: ...
-    def revoking(self, sources: Collection[SourcePartition]) -> None: ...
-    def revoked(self, sources: Collection[SourcePartition]) -> None: ...
-
-    def lost(self, sources: Collection[SourcePartition]) -> None:
-        self.gone += sorted(source.partition for source in sources)
-
-    def drained(self, sources: Collection[SourcePartition]) -> dict[SourcePartition, int] | None:
-        return {}
 
 
 def producer(made: Topics, **settings: Any) -> Any:
@@ -170,91 +149,6 @@ def test_only_a_consumer_that_reads_committed_waits_for_offsets_of_an_open_trans
             committed(made, 0, "read_committed", timeout_ms=500)
         client.commit_transaction()
         assert committed(made, 0, "read_committed") == 9
-
-
-def test_the_answer_to_a_look_up_that_was_given_up_is_given_to_the_next_one(made: Topics, broker: KafkaServer) -> None:
-    source = TopicPartition(made.frames, 0)
-    with closing(KafkaConsumer(bootstrap_servers=made.bootstrap_servers, group_id=made.group)) as consumer:
-        consumer.commit(offsets(made, 0, 3))
-        broker.pause()
-        try:
-            with pytest.raises(kafka.errors.KafkaTimeoutError):
-                consumer.committed(source, timeout_ms=500)
-        finally:
-            broker.resume()
-        consumer.commit(offsets(made, 0, 5))
-        assert consumer.committed(source) == 3
-        assert consumer.committed(source) == 5
-
-
-class Losses(ConsumerRebalanceListener):  # type: ignore[misc]
-    def __init__(self) -> None:
-        self.gone: list[int] = []
-
-    def on_partitions_lost(self, lost: Any) -> None:
-        self.gone += sorted(tp.partition for tp in lost)
-
-    def on_partitions_revoked(self, revoked: Any) -> None: ...
-    def on_partitions_assigned(self, assigned: Any) -> None: ...
-
-
-def test_a_member_that_fell_out_of_its_group_is_told_of_no_loss_and_claims_what_it_owned(made: Topics) -> None:
-    assignor, told = CooperativeStickyAssignor(), Losses()
-    with member(made, told, partition_assignment_strategy=[assignor], session_timeout_ms=6000) as client:
-        assert fell_out(assignor, client, lambda: client.poll(50)) == [0, 1]
-        assert told.gone == []
-
-
-def test_ours_is_told_of_the_loss_and_claims_nothing(made: Topics) -> None:
-    settings = KafkaSettings(bootstrap_servers=made.bootstrap_servers, group_id=made.group, session_timeout_ms=6000)
-    told = NoPipeline()
-    with closing(Consumer(settings, made.frames, told, 2**20)) as consumer:
-        assignor = consumer.client._coordinator._assignors[CooperativeStickyAssignor.name]
-        assert fell_out(assignor, consumer.client, lambda: consumer.poll(1, 0.05)) == []
-        assert told.gone == [0, 1]
-
-
-def fell_out(assignor: Any, client: Any, poll: Callable[[], Any]) -> list[int]:
-    """Let its session end and join again; which partitions it claimed to own when it was let in."""
-    eventually(lambda: poll() is not None and len(client.assignment()) == 2, "it has joined")
-    before = client.group_metadata().member_id
-    client._coordinator._disable_heartbeat()
-    time.sleep(7)
-    client._coordinator.request_rejoin()  # as a heartbeat does that finds the group rebalancing
-    claims: list[list[int]] = []
-    metadata = assignor.metadata
-
-    def claiming(topics: Any) -> Any:
-        subscription = metadata(topics)
-        claims.append([number for topic in subscription.owned_partitions for number in topic.partitions])
-        return subscription
-
-    def back() -> bool:
-        poll()
-        return client.group_metadata().member_id not in ("", before) and len(client.assignment()) == 2
-
-    assignor.metadata = claiming
-    eventually(back, "it has joined again")
-    assignor.metadata = metadata
-    return claims[-1]
-
-
-def test_ours_looks_up_committed_offsets_anew(made: Topics, broker: KafkaServer) -> None:
-    source = SourcePartition(made.frames, 0)
-    with closing(KafkaProducer(bootstrap_servers=made.bootstrap_servers)) as sender:
-        for _ in range(5):
-            sender.send(made.frames, b"x", partition=0).get(ANSWER_S)
-    settings = KafkaSettings(bootstrap_servers=made.bootstrap_servers, group_id=made.group)
-    with closing(Consumer(settings, made.frames, NoPipeline(), 2**20)) as consumer:
-        eventually(lambda: consumer.poll(1, 0.05) and source in consumer.assignment, "it has joined")
-        consumer.commit_now({source: 3}, ANSWER_S)
-        broker.pause()
-        try:
-            assert consumer.begin(source) is None
-        finally:
-            broker.resume()
-        consumer.commit_now({source: 5}, ANSWER_S)
-        assert consumer.begin(source) == (5, None)
 
 
 def test_a_commit_succeeds_without_a_record_that_timed_out(made: Topics, broker: KafkaServer) -> None:

@@ -19,7 +19,8 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from worker import admission, security
 from worker.errors import ConfigurationError, DependencyError
 from worker.frames import Frame, SourcePartition
-from worker.ingest.listener import Listener, offsets_of, partition_of, source_of, tell_every_loss
+from worker.ingest.kafka_mended import mend
+from worker.ingest.listener import Listener, offsets_of, partition_of, source_of
 from worker.ingest.partitions import Chunk, Rebalance, Skipped, Unreadable, start_offset
 from worker.settings import KafkaSettings
 
@@ -82,7 +83,7 @@ class Consumer:
             raise admission.unreachable(settings, error) from error
         # Asked before the group is joined: a leader that does not know the topic's partitions yet assigns none.
         self.client.partitions_for_topic(topic)
-        tell_every_loss(self.client)
+        mend(self.client)
         listener = Listener(self.client, assignor, rebalance, drain_bound_s=settings.max_poll_interval_ms / 2000)
         self.client.subscribe([topic], listener=listener)
 

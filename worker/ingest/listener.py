@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 
 import kafka.errors
 from kafka import KafkaConsumer, TopicPartition
@@ -64,22 +63,6 @@ class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         """
         claimed = self._assignor.member_assignment or ()
         self._assignor.member_assignment = [tp for tp in claimed if tp not in gone]
-
-
-def tell_every_loss(client: KafkaConsumer) -> None:
-    """Have `on_partitions_lost` called also where a member finds in the middle of a join that the group has thrown it out.
-
-    kafka-python 3.0.12 prepares a join once, and its retry under a new member id keeps the partitions without a word: the
-    member would go on where it stood, although another has had them.
-    """
-    coordinator = client._coordinator
-    reset = coordinator.reset_generation
-
-    def fell_out(*arguments: Any, **options: Any) -> None:
-        reset(*arguments, **options)
-        coordinator.rejoining = False  # the join is prepared again, and its preparation tells of the loss
-
-    coordinator.reset_generation = fell_out
 
 
 def source_of(tp: TopicPartition) -> SourcePartition:
