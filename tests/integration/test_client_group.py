@@ -7,7 +7,7 @@ stands one of ours. `docs/delivery.md` names the guards.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from contextlib import closing
 from typing import Any
 
@@ -19,10 +19,9 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 
 from tests.integration.test_client_transactions import member, offsets
 from tests.integration.watching import eventually
-from tests.rig.kafka import MakeTopics, unavailable
+from tests.rig.kafka import MakeTopics
 from tests.rig.kafka_server import KafkaServer
 from tests.rig.topics import Topics
-from worker.errors import DependencyError
 from worker.frames import SourcePartition
 from worker.ingest.kafka import Consumer
 from worker.settings import KafkaSettings
@@ -30,20 +29,9 @@ from worker.settings import KafkaSettings
 ANSWER_S = 10
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[KafkaServer]:
-    """One that may be stopped."""
-    try:
-        server = KafkaServer.start()
-    except DependencyError as error:
-        unavailable(error)
-    with server:
-        yield server
-
-
 @pytest.fixture
-def made(topics: MakeTopics, broker: KafkaServer) -> Topics:
-    return topics(partitions=2, broker=broker)
+def made(topics: MakeTopics, own_broker: KafkaServer) -> Topics:
+    return topics(partitions=2, broker=own_broker)
 
 
 class NoPipeline:
@@ -84,7 +72,7 @@ def test_a_member_that_fell_out_of_its_group_is_told_of_no_loss_and_claims_what_
         assert told.gone == []
 
 
-def test_polls_do_not_wait_while_a_heartbeat_is_overdue_and_ours_do(made: Topics, broker: KafkaServer) -> None:
+def test_polls_do_not_wait_while_a_heartbeat_is_overdue_and_ours_do(made: Topics, own_broker: KafkaServer) -> None:
     def looks(client: Any, poll: Callable[[float], Any]) -> int:
         """How often one poll of half a second looks for records of a broker that hangs."""
         eventually(lambda: poll(0.05) is not None and len(client.assignment()) == 2, "it has joined")
@@ -96,14 +84,14 @@ def test_polls_do_not_wait_while_a_heartbeat_is_overdue_and_ours_do(made: Topics
             seen += 1
             return fetch(*arguments, **options)
 
-        broker.pause()
+        own_broker.pause()
         try:
             time.sleep(4.5)  # one heartbeat went out within two seconds, the next is due
             poll(0.05)  # what was fetched before
             client._fetcher.fetch_records = counting
             poll(0.5)
         finally:
-            broker.resume()
+            own_broker.resume()
         client._fetcher.fetch_records = fetch
         return seen
 
@@ -152,22 +140,24 @@ def fell_out(assignor: Any, client: Any, poll: Callable[[], Any]) -> list[int]:
     return claims[-1]
 
 
-def test_the_answer_to_a_look_up_that_was_given_up_is_given_to_the_next_one(made: Topics, broker: KafkaServer) -> None:
+def test_the_answer_to_a_look_up_that_was_given_up_is_given_to_the_next_one(
+    made: Topics, own_broker: KafkaServer
+) -> None:
     source = TopicPartition(made.frames, 0)
     with closing(KafkaConsumer(bootstrap_servers=made.bootstrap_servers, group_id=made.group)) as consumer:
         consumer.commit(offsets(made, 0, 3))
-        broker.pause()
+        own_broker.pause()
         try:
             with pytest.raises(kafka.errors.KafkaTimeoutError):
                 consumer.committed(source, timeout_ms=500)
         finally:
-            broker.resume()
+            own_broker.resume()
         consumer.commit(offsets(made, 0, 5))
         assert consumer.committed(source) == 3
         assert consumer.committed(source) == 5
 
 
-def test_ours_looks_up_committed_offsets_anew(made: Topics, broker: KafkaServer) -> None:
+def test_ours_looks_up_committed_offsets_anew(made: Topics, own_broker: KafkaServer) -> None:
     source = SourcePartition(made.frames, 0)
     with closing(KafkaProducer(bootstrap_servers=made.bootstrap_servers)) as sender:
         for _ in range(5):
@@ -176,10 +166,10 @@ def test_ours_looks_up_committed_offsets_anew(made: Topics, broker: KafkaServer)
     with closing(Consumer(settings, made.frames, NoPipeline(), 2**20)) as consumer:
         eventually(lambda: consumer.poll(1, 0.05) and source in consumer.assignment, "it has joined")
         consumer.commit_now({source: 3}, ANSWER_S)
-        broker.pause()
+        own_broker.pause()
         try:
             assert consumer.begin(source) is None
         finally:
-            broker.resume()
+            own_broker.resume()
         consumer.commit_now({source: 5}, ANSWER_S)
         assert consumer.begin(source) == (5, None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -22,10 +21,10 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from tests.integration.watching import eventually
 from tests.rig.audit import TopicReader
-from tests.rig.kafka import MakeTopics, unavailable
+from tests.rig.kafka import MakeTopics
 from tests.rig.kafka_server import KafkaServer
 from tests.rig.topics import Topics
-from worker.errors import DependencyError, PublishFailed
+from worker.errors import PublishFailed
 from worker.frames import SourcePartition
 from worker.publish.kafka import TransactionalProducer
 from worker.settings import DeliverySettings, KafkaSettings, PublishSettings
@@ -33,28 +32,14 @@ from worker.settings import DeliverySettings, KafkaSettings, PublishSettings
 ANSWER_S = 10
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[KafkaServer]:
-    """One that may be stopped, and ends transactions soon after their timeout."""
-    try:
-        server = KafkaServer.start(overrides={"transaction.abort.timed.out.transaction.cleanup.interval.ms": "200"})
-    except DependencyError as error:
-        unavailable(error)
-    with server:
-        yield server
-
-
 @pytest.fixture
-def made(topics: MakeTopics, broker: KafkaServer) -> Topics:
-    return topics(partitions=2, broker=broker)
+def made(topics: MakeTopics, own_broker: KafkaServer) -> Topics:
+    return topics(partitions=2, broker=own_broker)
 
 
 def producer(made: Topics, **settings: Any) -> Any:
-    client = KafkaProducer(
-        bootstrap_servers=made.bootstrap_servers,
-        transactional_id=made.group,
-        **{"retry_backoff_ms": 5, "linger_ms": 0} | settings,
-    )
+    usual = {"bootstrap_servers": made.bootstrap_servers, "retry_backoff_ms": 5, "linger_ms": 0}
+    client = KafkaProducer(transactional_id=made.group, **usual | settings)
     client.init_transactions()
     return closing(client)
 
@@ -151,15 +136,15 @@ def test_only_a_consumer_that_reads_committed_waits_for_offsets_of_an_open_trans
         assert committed(made, 0, "read_committed") == 9
 
 
-def test_a_commit_succeeds_without_a_record_that_timed_out(made: Topics, broker: KafkaServer) -> None:
+def test_a_commit_succeeds_without_a_record_that_timed_out(made: Topics, own_broker: KafkaServer) -> None:
     with producer(made, delivery_timeout_ms=1100, request_timeout_ms=1000) as client:
         client.begin_transaction()
         client.send(made.predictions, b"in time", partition=0).get(ANSWER_S)
-        broker.pause()
+        own_broker.pause()
         late = client.send(made.predictions, b"late", partition=0)
         with pytest.raises(kafka.errors.KafkaTimeoutError):
             late.get(ANSWER_S)
-        broker.resume()
+        own_broker.resume()
         client.commit_transaction()
         assert late.failed()
         assert b"in time" in values(made, made.predictions)
@@ -177,20 +162,56 @@ def test_a_commit_succeeds_for_a_transaction_that_the_broker_had_ended_at_its_ti
         assert values(made, made.predictions) == []
 
 
-def test_the_calls_of_a_transaction_wait_beyond_the_clients_own_limit(made: Topics, broker: KafkaServer) -> None:
+def test_the_calls_of_a_transaction_wait_beyond_the_clients_own_limit(made: Topics, own_broker: KafkaServer) -> None:
     with producer(made, max_block_ms=500) as client:
         client.begin_transaction()
         client.send(made.predictions, b"first", partition=0).get(ANSWER_S)
-        broker.pause()
+        own_broker.pause()
         try:
             commit = threading.Thread(target=client.commit_transaction, daemon=True)
             commit.start()
             commit.join(3)
             assert commit.is_alive()
         finally:
-            broker.resume()
+            own_broker.resume()
         commit.join(ANSWER_S)
         assert values(made, made.predictions) == [b"first"]
+
+
+def test_a_producer_does_not_pause_between_tries_to_reach_a_broker_that_drops_connections_and_ours_does(
+    made: Topics, own_broker: KafkaServer
+) -> None:
+    proxy, through = own_broker.proxies[1], own_broker.proxied_bootstrap_servers
+
+    def tries_a_second(client: Any) -> int:
+        """With a transaction to end, and no broker."""
+        network = client._sender._client
+        reached, tried = network.await_ready, 0
+
+        def counting(*arguments: Any, **options: Any) -> Any:
+            nonlocal tried
+            tried += 1
+            return reached(*arguments, **options)
+
+        client.begin_transaction()
+        client.send(made.predictions, b"", partition=0).get(ANSWER_S)
+        network.await_ready = counting
+        proxy.cut()
+        try:
+            threading.Thread(target=client.commit_transaction, daemon=True).start()
+            eventually(lambda: tried > 0, "it misses the broker")
+            before = tried
+            time.sleep(1.0)
+            return tried - before
+        finally:
+            proxy.heal()
+
+    settings = KafkaSettings(bootstrap_servers=through, group_id=made.group)
+    ours = TransactionalProducer(settings, PublishSettings(), DeliverySettings(), 1_000_000, [made.predictions])
+    with closing(ours):
+        assert tries_a_second(ours._client) <= 11
+    with producer(made, bootstrap_servers=through) as client:
+        assert tries_a_second(client) > 50
 
 
 class Told(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -71,6 +71,19 @@ def kafka() -> Iterator[Broker]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def own_broker() -> Iterator[KafkaServer]:
+    """One of the module's own: it may be paused, and ends transactions soon after their timeout. Reached also by proxies."""
+    try:
+        server = KafkaServer.start(
+            overrides={"transaction.abort.timed.out.transaction.cleanup.interval.ms": "200"}, proxied=True
+        )
+    except DependencyError as error:
+        unavailable(error)
+    with server:
+        yield server
+
+
 @pytest.fixture
 def start_kafka() -> Iterator[StartKafka]:
     """Starts brokers (see `KafkaServer.start`) that belong to this test and are stopped after it."""

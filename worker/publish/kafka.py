@@ -32,6 +32,8 @@ ABORT_S = 1.0  # a broker that answers takes milliseconds; without it readers wa
 # The broker refuses the first record of a transaction while it still writes the end of the last one, some milliseconds. At
 # the client's default of 100 ms every transaction began with that pause.
 RETRY_BACKOFF_MS = 5
+# Between tries to reach a broker that takes connections and drops them, as a load balancer does that has nobody behind it.
+NOT_READY_S = 0.1
 BUMP_S = 1.0
 BUMP_CHECK_S = 0.005
 _FENCED = (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochError)
@@ -68,9 +70,11 @@ class Producer:
 
     def _make(self) -> Any:
         try:
-            return KafkaProducer(**security.kafka_arguments(self._kafka_settings), **self._configuration)
+            client = KafkaProducer(**security.kafka_arguments(self._kafka_settings), **self._configuration)
         except kafka.errors.KafkaError as error:
             raise admission.unreachable(self._kafka_settings, error) from error
+        _pause_between_tries(client)
+        return client
 
     def send(self, message: Message) -> Any:
         """The future of one record. Raises PublishFailed when the client refuses it at once."""
@@ -233,6 +237,21 @@ def _is_fenced(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def _pause_between_tries(client: Any) -> None:
+    # The sender's thread says that it backs off, and does not.
+    network = client._sender._client
+    reached = network.await_ready
+
+    def await_ready(*arguments: Any, **options: Any) -> Any:
+        try:
+            return reached(*arguments, **options)
+        except kafka.errors.KafkaConnectionError:
+            time.sleep(NOT_READY_S)
+            raise
+
+    network.await_ready = await_ready
 
 
 def _abandon(client: Any) -> None:
