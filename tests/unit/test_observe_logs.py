@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -45,6 +46,47 @@ def test_the_kafka_client_is_heard_only_from_warning_on(level: str, capsys: pyte
     logging.getLogger("kafka.conn").info("connecting")
     logging.getLogger("kafka.conn").warning("gone")
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_a_library_says_a_thousand_times_is_written_once_a_second_and_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs.configure("info", "text")
+    clock = 1000.0
+    monkeypatch.setattr(time, "time", lambda: clock)
+    monkeypatch.setattr(time, "time_ns", lambda: int(clock * 1e9))  # from Python 3.13 on
+
+    def abort(why: object) -> None:
+        logging.getLogger("kafka.net.transport").error("Abort (%s)", why)
+
+    for number in range(1000):
+        abort(number)
+        logging.getLogger("kafka.net.connection").error("Connection lost")
+        logging.getLogger("worker.publish").error("ours")
+    clock += 1.0
+    abort("again")
+    written = capsys.readouterr().err.splitlines()
+    assert sum(line.endswith("ours") for line in written) == 1000
+    rest = [line.partition(" ")[2] for line in written if not line.endswith("ours")]
+    assert rest == [
+        "ERROR kafka.net.transport: Abort (0)",
+        "ERROR kafka.net.connection: Connection lost",
+        "ERROR kafka.net.transport: Abort (again) left_out=999",
+    ]
+
+
+@pytest.mark.parametrize(("name", "lines"), [("kafka.future", 1), ("worker.publish", 5)])
+def test_an_exception_that_a_library_caught_is_named_and_ours_is_shown(
+    name: str, lines: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("info", "text")
+    try:
+        int("closed")
+    except ValueError:
+        logging.getLogger(name).exception("Error processing %s", "errback")
+    written = capsys.readouterr().err
+    assert written.count("\n") == lines, written
+    assert "ValueError: invalid literal" in written
 
 
 def test_a_thread_that_dies_is_logged_in_the_chosen_format(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,8 @@
 """Logs on stderr, as lines of text or of JSON: Python's own logging, set up once by the command that starts.
 
 Modules log through `logging.getLogger(__name__)` and give facts as `extra={...}`; both formats show them. Libraries
-are heard from WARNING on, and what ends a thread or the process without being caught is logged too.
+are heard from WARNING on and not a thousand times a second, and what ends a thread or the process without being caught is
+logged too.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import Any
 
 import msgspec
 
-# What they tell at INFO and DEBUG only their authors need; a reconnecting kafka client writes dozens of lines a second.
+# What they tell at INFO and DEBUG only their authors need.
 _QUIET = ("kafka", "urllib3", "asyncio", "PIL", "grpc")
+# A kafka client that reconnects writes dozens of lines a second, some thousand where the broker hangs up at once.
+_APART_S = 1.0
 # What every LogRecord has; the rest came as `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -25,6 +28,7 @@ def configure(level: str = "info", format_: str = "text") -> None:
     """Send all logging to stderr; `level` is one of logging's, `format_` is `text` or `json`. May be called again."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if format_ == "json" else TextFormatter())
+    handler.addFilter(Thinned())
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -34,6 +38,34 @@ def configure(level: str = "info", format_: str = "text") -> None:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
     threading.excepthook = _log_thread_death
+
+
+class Thinned(logging.Filter):
+    """Of what a library says at one place in its source, one line a second; the next that passes counts those `left_out` since the last.
+
+    Without tracebacks: of an exception that a library caught in itself the name is enough.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: dict[tuple[str, int], tuple[float, int]] = {}  # when one passed last, and how many did not since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written; it may gain `left_out`."""
+        if record.name.partition(".")[0] not in _QUIET:
+            return True
+        place = record.pathname, record.lineno
+        last, left_out = self._passed.get(place, (-_APART_S, 0))
+        if record.created - last < _APART_S:
+            self._passed[place] = last, left_out + 1
+            return False
+        self._passed[place] = record.created, 0
+        if left_out:
+            record.left_out = left_out
+        if record.exc_info and record.exc_info[0]:
+            record.msg, record.args = f"{record.getMessage()} ({record.exc_info[0].__name__}: {record.exc_info[1]})", ()
+            record.exc_info = None
+        return True
 
 
 class JsonFormatter(logging.Formatter):
