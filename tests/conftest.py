@@ -1,6 +1,8 @@
-"""Registers the rigs' fixtures, marks the tests that use a real server, and tells at the end how many did."""
+"""Registers the rigs' fixtures, marks the tests that use a real server and tells at the end how many did, shortens long logs."""
 
 from __future__ import annotations
+
+from collections.abc import Generator
 
 import hypothesis
 import pytest
@@ -11,6 +13,7 @@ hypothesis.settings.load_profile("headrace")
 
 pytest_plugins = ["tests.rig.kafka", "tests.rig.triton"]
 
+_FIRST_LINES, _LAST_LINES = 40, 80
 # Marker -> the fixtures that stand for the real server.
 _SERVERS = {"kafka": {"kafka", "start_kafka", "topics"}, "triton": {"triton"}}
 
@@ -25,6 +28,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for server, fixtures in _SERVERS.items():
                 if fixtures & set(item.fixturenames):
                     item.add_marker(server)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    report.sections = [(title, _shortened(text)) for title, text in report.sections]
+    return report
+
+
+def _shortened(text: str) -> str:
+    """What a failed test shows beside the failure: the log of a worker without its broker would hide all else."""
+    lines = text.splitlines()
+    if len(lines) <= _FIRST_LINES + _LAST_LINES:
+        return text
+    left_out = f"[… {len(lines) - _FIRST_LINES - _LAST_LINES} lines left out …]"
+    return "\n".join([*lines[:_FIRST_LINES], left_out, *lines[-_LAST_LINES:]])
 
 
 class _Counter:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.rig.kafka import unavailable
 from tests.rig.triton import built_repository
 from triton_models.build import DETECTORS, data_dir, read_manifests
 from triton_models.build.contract import read_contract
@@ -47,20 +48,12 @@ GPU_TIMEOUT_S = 300.0
 Graphs = Callable[[str, Precision], bytes]
 
 
-def missing(reason: object) -> None:
-    """Never returns."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(str(reason), pytrace=False)
-    pytest.skip(str(reason))
-
-
 @pytest.fixture(scope="module")
 def frames(served_repository: Path) -> Callable[[str], list[Batch]]:
     """`frames(model)`: real frames as that model takes them."""
     video = vtest_video(data_dir())
     if video is None:
-        missing("vtest.avi can't be had without apt")
-        raise AssertionError("unreachable")
+        unavailable(DependencyError("vtest.avi can't be had without apt"))
     photos = [str(photo.path) for photo in demo_images(data_dir())]
 
     @cache
@@ -108,8 +101,7 @@ def rtx() -> Path:
     try:
         return ensure_environment("tensorrt-rtx", RTX_LOCK)
     except DependencyError as error:
-        missing(error)
-        raise
+        unavailable(error)
 
 
 def build(rtx: Path, onnx: Path, profile: dict[str, list[list[int]]], architectures: Sequence[str]) -> int:
