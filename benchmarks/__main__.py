@@ -50,6 +50,9 @@ def main(argv: list[str] | None = None) -> int:
         names = {name: sentence for name, (_, sentence) in BENCHMARKS.items()}
         print(json.dumps(names) if options.json else "\n".join(f"{name:12} {text}" for name, text in names.items()))
         return 0
+    if options.model and (options.name != "throughput" or options.write or options.check):
+        print("benchmarks: --model is for trials of throughput, without --write and --check", file=sys.stderr)
+        return 2
     if options.write and not document.has_place(options.name):
         print(f"benchmarks: {document.PAGE} has no place for the figures of {options.name}", file=sys.stderr)
         return 2
@@ -60,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     about = machine()  # before the benchmark: its own load is not the machine's
     started = time.monotonic()
     try:
-        figures = BENCHMARKS[options.name][0](Options(options.quick, options.frames, options.rounds))
+        figures = BENCHMARKS[options.name][0](Options(options.quick, options.frames, options.rounds, options.model))
     except HeadraceError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return error.exit_code
@@ -94,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true", help="exit code 4 if a ratio is worse than the one on record")
     parser.add_argument("--frames", type=_positive, help="frames of each run, instead of the benchmark's own number")
     parser.add_argument("--rounds", type=_positive, help="rounds of each side, instead of the benchmark's own number")
+    parser.add_argument(
+        "--model",
+        choices=["efficientnet_lite2", "efficientnet_lite0"],
+        help="of throughput: the lighter one shows the worker's share on a machine where Lite2 takes all the time",
+    )
     return parser
 
 

@@ -40,10 +40,11 @@ LEAST_FRAMES = 64  # below it a window holds no more than one batch in flight
 
 def measure(options: Options) -> dict[str, Any]:
     """Run it; the keys of the contract and the rows of each side."""
-    with started_rig([MODEL]) as rig:
+    model = options.model or MODEL
+    with started_rig([model]) as rig:
         cores = len(os.sched_getaffinity(0))
         calibration = CALIBRATION_FRAMES_QUICK if options.quick else CALIBRATION_FRAMES
-        tried = best_arrangement(rig, MODEL, cores, min(calibration, options.frames or calibration))
+        tried = best_arrangement(rig, model, cores, min(calibration, options.frames or calibration))
         arrangement, rate = next(iter(tried.items()))
         frames = options.frames or max(
             LEAST_FRAMES * LOOP_SHARE, int(rate * (SIDE_QUICK_S if options.quick else SIDE_S))
@@ -55,7 +56,7 @@ def measure(options: Options) -> dict[str, Any]:
         top1: dict[str, Mapping[int, int]] = {}
 
         def ideal() -> Run:
-            run, top1["ideal"] = ideal_run(rig, MODEL, arrangement, frames)
+            run, top1["ideal"] = ideal_run(rig, model, arrangement, frames)
             return run
 
         def streaming(
@@ -69,10 +70,10 @@ def measure(options: Options) -> dict[str, Any]:
             return measured
 
         sides: dict[str, Callable[[], Run]] = {
-            "worker": streaming("worker", "frames", frames, lambda way: [start_worker(rig, MODEL, way)]),
+            "worker": streaming("worker", "frames", frames, lambda way: [start_worker(rig, model, way)]),
             "ideal": ideal,
-            "loop": streaming("loop", "frames.loop", loop_frames, lambda way: _loops(rig, way, 1, 1)),
-            "loop_2x16": streaming("loop_2x16", "frames", frames, lambda way: _loops(rig, way, 2, BATCH)),
+            "loop": streaming("loop", "frames.loop", loop_frames, lambda way: _loops(rig, way, model, 1, 1)),
+            "loop_2x16": streaming("loop_2x16", "frames", frames, lambda way: _loops(rig, way, model, 2, BATCH)),
         }
         runs: dict[str, list[Run]] = {side: [] for side in sides}
         for number, side, run in interleaved(sides, options.rounds or (ROUNDS_QUICK if options.quick else ROUNDS)):
@@ -87,7 +88,7 @@ def measure(options: Options) -> dict[str, Any]:
             "frame_kib": round(rig.corpus.mean_kib, 1),
             "frames_per_run": {"loop": loop_frames, "others": frames},
             "broker": rig.broker_name,
-            "model": MODEL,
+            "model": model,
         }
 
 
@@ -106,15 +107,15 @@ def figures(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     }
 
 
-def _loops(rig: Rig, way: Way, processes: int, batch: int) -> list[ServerProcess]:
+def _loops(rig: Rig, way: Way, model: str, processes: int, batch: int) -> list[ServerProcess]:
     spec = PeerSpec(
         bootstrap_servers=rig.broker.bootstrap_servers,
         frames_topic=way.frames,
         predictions_topic=way.predictions,
         group=way.group,
         triton_url=rig.triton.grpc_url,
-        model=MODEL,
-        model_folder=str(rig.model_folder(MODEL)),
+        model=model,
+        model_folder=str(rig.model_folder(model)),
         batch=batch,
     )
     return [child.start("loop", spec, rig.folder) for _ in range(processes)]
