@@ -193,6 +193,12 @@ def test_a_check_without_a_record_is_a_usage_error(
     assert "--write" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flags", [["overhead"], ["throughput", "--write"], ["throughput", "--check"]])
+def test_a_model_of_ones_choice_goes_on_no_record(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([*flags, "--model", "efficientnet_lite0"]) == 2
+    assert "--model is for trials" in capsys.readouterr().err
+
+
 def test_every_plot_is_drawn_the_same_twice(tmp_path: Path) -> None:
     tables = {kind: {name: one_table(full_decode=False) for name in SETTINGS} for kind in (CONTRACT, BILINEAR)}
     points = {"1": [run(100, worker=0.1)], "4": [run(300, worker=0.11)]}
