@@ -104,6 +104,8 @@ class DecodeSettings(Section, frozen=True):
     """The pool that decodes and preprocesses."""
 
     threads: Annotated[int, Meta(ge=0)] = 0  # 0: one for each core the process may use, at most 8
+    # A native decoder that is at one picture for longer has hung, and the process ends. The slowest known picture takes 1 s.
+    deadline_ms: Annotated[int, Meta(ge=1000)] = 60_000
     # Remembers over restarts which frame crashed a native decoder; empty: a folder under the system's temporary one.
     crash_folder: str = ""
 

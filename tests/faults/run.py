@@ -46,6 +46,15 @@ class Unmet(AssertionError):
     """Something a fault waited for did not come: the run has failed, whatever the audit says."""
 
 
+def _in_flight(worker: WorkerProcess) -> int:
+    """Frames; none of a worker that is still starting, and raises DependencyError if it has ended by itself."""
+    try:
+        return int(worker.metric("frames_in_flight"))
+    except OSError:
+        worker.check_alive()
+        return 0
+
+
 class Run:
     """Leaving the context ends its workers and deletes its topics."""
 
@@ -116,7 +125,7 @@ class Run:
 
     def strike(self, *workers: WorkerProcess, over: bool = True) -> None:
         """The fault strikes these workers now; unless told otherwise it is over at once and recovering may begin."""
-        in_flight = sum(int(worker.metric("frames_in_flight")) for worker in workers)
+        in_flight = sum(map(_in_flight, workers))
         now = time.time()
         self.strikes.append(Strike(now, now if over else float("inf"), in_flight))
 

@@ -79,33 +79,38 @@ def test_a_lone_frame_the_model_refuses_is_convicted_by_a_plain_one_that_passes(
 
 
 # Loaded by Python at start: a decoder with a bug in native code.
-CRASHING_DECODER = """
+BROKEN_DECODER = """
 import ctypes
 import worker.pipeline.filling as filling
 
 decode = filling.decode
 
-def crash(value, facts, target=None):
-    if b"CRASH ME" in value:
-        ctypes.string_at(0)
+def broken(value, facts, target=None):
+    if b"BREAK ME" in value:
+        BREAKS
     return decode(value, facts, target)
 
-filling.decode = crash
+filling.decode = broken
 """
 
 
-def test_a_frame_that_crashes_the_worker_is_set_apart_after_three_restarts(
-    topics: MakeTopics, settings: MakeSettings, tmp_path: Path
+@pytest.mark.parametrize(
+    ("breaks", "death"),
+    [("ctypes.string_at(0)", signal.SIGSEGV), ("ctypes.CDLL(None).sleep(3600)", signal.SIGABRT)],
+    ids=["crashes", "hangs"],
+)
+def test_a_frame_that_breaks_the_decoder_is_set_apart_after_three_restarts(
+    breaks: str, death: int, topics: MakeTopics, settings: MakeSettings, tmp_path: Path
 ) -> None:
     made = topics(partitions=1)
-    (tmp_path / "sitecustomize.py").write_text(CRASHING_DECODER)
-    poison = encode(photo(64, 48), "jpeg", comment=b"CRASH ME")
-    assert b"CRASH ME" in poison
+    (tmp_path / "sitecustomize.py").write_text(BROKEN_DECODER.replace("BREAKS", breaks))
+    poison = encode(photo(64, 48), "jpeg", comment=b"BREAK ME")
+    assert b"BREAK ME" in poison
     sent = produce_frames(made.bootstrap_servers, made.frames, [*good(20), (b"cam-0", poison), *good(20)])
-    tree = settings(made, decode={"crash_folder": str(tmp_path / "crashes")})
+    tree = settings(made, decode={"crash_folder": str(tmp_path / "crashes"), "deadline_ms": 2000})
     for _ in range(CRASHES):
         with WorkerProcess(tree, env={"PYTHONPATH": str(tmp_path)}) as worker:
-            assert worker.wait(60) == -signal.SIGSEGV
+            assert worker.wait(60) == -death
     with WorkerProcess(tree, env={"PYTHONPATH": str(tmp_path)}) as worker:
         wait_until_done(made, sent, 60, worker.check_alive)
         assert worker.stop() == 0

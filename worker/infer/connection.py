@@ -20,6 +20,8 @@ from worker.infer.shared_memory import ASK_TIMEOUT_S, Region, is_same_host
 
 WARM_UP_S = 120.0  # a first inference may load kernels or build caches
 _CHANNEL = [
+    # Whether and where a batch is tried again is the fleet's to decide: it knows the other endpoints, the budget, the slot.
+    ("grpc.enable_retries", 0),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # gRPC's own pause between reconnects grows to 120 s: a restarted server would wait that long for its frames.

@@ -6,6 +6,7 @@ Pure arithmetic behind one lock; the shares below say how the one setting divide
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 
 MIB = 1024 * 1024
@@ -70,12 +71,21 @@ class Budget:
 
 
 class PixelGate:
-    """Bounds the bytes of images being decoded at the same time; one larger than the whole bound goes alone."""
+    """Bounds the bytes of images being decoded at the same time; one larger than the whole bound goes alone.
+
+    A thread has at most one image inside.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self._used = 0
+        self._inside: dict[int, float] = {}
         self._freed = threading.Condition()
+
+    def inside(self) -> dict[int, float]:
+        """Which threads have an image inside, by their ident, and since when (monotonic seconds)."""
+        with self._freed:
+            return dict(self._inside)
 
     def exceeded_by(self, size: int) -> bool:
         """Whether `size` bytes are more than the whole bound, so that they go alone."""
@@ -87,9 +97,11 @@ class PixelGate:
             while self._used and self._used + size > self._limit:
                 self._freed.wait()
             self._used += size
+            self._inside[threading.get_ident()] = time.monotonic()
 
     def leave(self, size: int) -> None:
         """The image is done with."""
         with self._freed:
             self._used -= size
+            del self._inside[threading.get_ident()]
             self._freed.notify_all()

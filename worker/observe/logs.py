@@ -11,7 +11,9 @@ import logging
 import sys
 import threading
 import time
+import traceback
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -20,6 +22,7 @@ import msgspec
 _QUIET = ("kafka", "urllib3", "asyncio", "PIL", "grpc")
 # A kafka client that reconnects writes dozens of lines a second, some thousand where the broker hangs up at once.
 _APART_S = 1.0
+_US = __name__.partition(".")[0]
 # What every LogRecord has; the rest came as `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -43,7 +46,7 @@ def configure(level: str = "info", format_: str = "text") -> None:
 class Thinned(logging.Filter):
     """Of what a library says at one place in its source, one line a second; the next that passes counts those `left_out` since the last.
 
-    Without tracebacks: of an exception that a library caught in itself the name is enough.
+    Of an exception that a library met in itself and caught the name is enough; one of ours, in what it calls back, keeps its traceback.
     """
 
     def __init__(self) -> None:
@@ -55,14 +58,15 @@ class Thinned(logging.Filter):
         if record.name.partition(".")[0] not in _QUIET:
             return True
         place = record.pathname, record.lineno
-        last, left_out = self._passed.get(place, (-_APART_S, 0))
-        if record.created - last < _APART_S:
+        last, left_out = self._passed.get(place, (float("-inf"), 0))
+        now = time.monotonic()
+        if now - last < _APART_S:
             self._passed[place] = last, left_out + 1
             return False
-        self._passed[place] = record.created, 0
+        self._passed[place] = now, 0
         if left_out:
             record.left_out = left_out
-        if record.exc_info and record.exc_info[0]:
+        if record.exc_info and record.exc_info[0] and not _is_ours(record.exc_info[2]):
             record.msg, record.args = f"{record.getMessage()} ({record.exc_info[0].__name__}: {record.exc_info[1]})", ()
             record.exc_info = None
         return True
@@ -100,6 +104,11 @@ class TextFormatter(logging.Formatter):
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
+
+
+def _is_ours(trace: TracebackType | None) -> bool:
+    """Whether it came through code of ours."""
+    return any(str(frame.f_globals.get("__name__")).partition(".")[0] == _US for frame, _ in traceback.walk_tb(trace))
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

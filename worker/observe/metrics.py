@@ -63,7 +63,7 @@ class Metrics:
         )
         self._end_to_end = self._histogram(
             "end_to_end_seconds",
-            "From captured-at to the acknowledged prediction, for each frame",
+            "From captured-at to the prediction, for each frame whose prediction was acknowledged",
             END_TO_END_BUCKETS_S,
         )
         self._transactions = self._histogram(

@@ -19,6 +19,7 @@ from worker.observe.metrics import Metrics
 from worker.pipeline.fallback import Fallback
 from worker.pipeline.filling import Admission, Fill, Filler, Filling, Placing
 from worker.pipeline.filling_gpu import GpuFilling, open_lanes
+from worker.pipeline.hung import Patience, end_in
 from worker.pipeline.inferring import Inferring
 from worker.pipeline.journal import open_journal
 from worker.pipeline.model import ServedModels
@@ -38,6 +39,11 @@ class Failure:
         """From any thread; only the first counts."""
         if self._error is None:
             self._error = error
+
+    @property
+    def happened(self) -> bool:
+        """Whether there is one."""
+        return self._error is not None
 
     def check(self) -> None:
         """Raise it, if there is one."""
@@ -84,6 +90,8 @@ class Core:
         metrics.model(model.engine.identity)
         ingest = settings.ingest
         gate = PixelGate(Shares.of(ingest.max_in_flight_bytes).pixel_bytes)
+        self._gate = gate
+        self._patience = Patience(settings.decode.deadline_ms / 1000)
         # The repair thread decodes too, where there is a fallback: it has the last place in the journal.
         self._journal = open_journal(settings.decode.crash_folder, journal_of, self.threads + 1) if journal_of else None
         self._fallback = None
@@ -123,7 +131,9 @@ class Core:
         self._quarantined = 0
 
     def observe(self) -> None:
-        """Tell the metrics what only shows from time to time."""
+        """Tell the metrics what only shows from time to time; look whether a decoder hangs. Once a second or so."""
+        if (ident := self._patience.look(self._gate.inside(), time.monotonic())) is not None:
+            end_in(ident, self._patience.seconds)
         quarantined = self._pool.quarantined
         self._metrics.slots_quarantined(quarantined, max(0, quarantined - self._quarantined))
         self._quarantined = quarantined

@@ -5,24 +5,55 @@ Called on the client's I/O thread, in the middle of the poll thread's work; what
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from worker.batching import FrameQueue
 from worker.frames import SourcePartition
 from worker.observe.metrics import Metrics, Rebalance
 from worker.pipeline.books import Books, weight
+from worker.pipeline.core import Failure
 from worker.pipeline.publishing import Publishing
+
+# Of the drain's grace, for what comes after it where nothing answers any more: a commit, the group, producer, model server.
+LEAVE_S = 6.0
+
+
+@dataclass(eq=False, slots=True)
+class Beginning:
+    """A partition that is to begin, in this assignment of it; `tried_at` is when the broker last did not say where."""
+
+    tried_at: float = 0.0
+
+
+class Grace:
+    """How long what is under way may take once `stop` is set: `seconds`, from the first time that somebody asks; after a failure, none."""
+
+    def __init__(self, stop: threading.Event, failure: Failure, drain_grace_ms: int) -> None:
+        self._stop = stop
+        self._failure = failure
+        self.seconds = max(drain_grace_ms / 1000 - LEAVE_S, drain_grace_ms / 2000)
+        self._end = float("inf")
+
+    def over(self) -> bool:
+        """Whether it is."""
+        if self._end == float("inf") and self._stop.is_set():
+            self._end = time.monotonic() + self.seconds
+        return self._failure.happened or time.monotonic() > self._end
 
 
 class HandOver:
     """`unreadable` are the partitions stopped at a record."""
 
-    def __init__(self, queue: FrameQueue, books: Books, publishing: Publishing, metrics: Metrics) -> None:
+    def __init__(self, queue: FrameQueue, books: Books, publishing: Publishing, metrics: Metrics, grace: Grace) -> None:
         self._queue = queue
         self._books = books
         self._publishing = publishing
         self._metrics = metrics
-        self._new: dict[SourcePartition, object] = {}  # that the poll thread has to begin; under the ledger's lock
+        self._grace = grace
+        self._new: dict[SourcePartition, Beginning] = {}  # that the poll thread has to begin; under the ledger's lock
         self.unreadable: set[SourcePartition] = set()
 
     def epoch(self, source: SourcePartition) -> int:
@@ -37,21 +68,21 @@ class HandOver:
         if sources:
             self._publishing.refresh()  # before the poll thread can admit their first frame
         with self._books.ledger():
-            self._new.update({source: object() for source in sources})
+            self._new.update({source: Beginning() for source in sources})
 
     def begin_again(self, sources: Iterable[SourcePartition]) -> None:
         """Forget what is under way of these and ask the broker where they begin, unless they went away just now."""
         with self._books.ledger() as ledger:
             ours = ledger.sources & set(sources)
             ledger.revoke(ours)
-            self._new.update({source: object() for source in ours})
+            self._new.update({source: Beginning() for source in ours})
 
-    def new(self) -> dict[SourcePartition, object]:
-        """Partitions to begin, each with what `begun` takes."""
+    def new(self) -> list[tuple[SourcePartition, Beginning]]:
+        """Partitions to begin, each with what `begun` takes; those not tried yet, then those whose try is longest ago."""
         with self._books.ledger():
-            return dict(self._new)
+            return sorted(self._new.items(), key=lambda each: each[1].tried_at)
 
-    def begun(self, source: SourcePartition, asked: object, start: int) -> bool:
+    def begun(self, source: SourcePartition, asked: Beginning, start: int) -> bool:
         """Let frames of this partition in, from `start` on.
 
         False, if the partition went away since `asked`, perhaps to come back: its owner meanwhile may have got past `start`.
@@ -69,9 +100,9 @@ class HandOver:
         self.drop_waiting(sources, handed_over=True)
 
     def drained(self, sources: Collection[SourcePartition]) -> dict[SourcePartition, int] | None:
-        """Offsets to commit once nothing of these is under way; None while something is."""
+        """Offsets to commit once nothing of these is under way, or the worker has to end; None while there is to wait."""
         with self._books.ledger() as ledger:
-            if not self._publishing.seal(ledger, sources) and ledger.settled(sources):
+            if (not self._publishing.seal(ledger, sources) and ledger.settled(sources)) or self._grace.over():
                 return {done.source: done.end for done in ledger.commits(sources)}
         return None
 

@@ -21,7 +21,7 @@ from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.books import Books, weight
 from worker.pipeline.core import Core, Failure
-from worker.pipeline.handover import HandOver
+from worker.pipeline.handover import Grace, HandOver
 from worker.pipeline.publishing import Publishing
 from worker.settings import Settings
 
@@ -31,8 +31,6 @@ POLL_S = 0.05  # bounds how late a commit, a pause or a stop is noticed
 DRAIN_POLL_S = 0.01  # and while statistics are on their way, so that their commit follows at once
 SEAL_SHARE = 0.6  # of the commit interval; its rest is for the statistics' and the commit's way to the broker and back
 COMMIT_RETRY_S = 0.25  # after a refused commit: a rebalance takes about as long
-# Of the drain's grace, for what comes after it where nothing answers any more: a commit, the group, producer, model server.
-LEAVE_S = 6.0
 LAST_COMMIT_S = 1.0  # takes milliseconds, or the broker is away
 LAG_INTERVAL_S = 1.0
 TRIM_INTERVAL_S = 1.0
@@ -51,6 +49,7 @@ class Intake:
         publishing: Publishing,
         metrics: Metrics,
         health: Health,
+        grace: Grace,
     ) -> None:
         self._settings = settings
         self._core = core
@@ -60,9 +59,11 @@ class Intake:
         self._publishing = publishing
         self._metrics = metrics
         self._health = health
+        self._grace = grace
         self._paused = False
         self._sealing = False
         self._commit_under_way = False
+        self._next_retry = 0.0
         self._next_seal = 0.0
         self._next_commit = 0.0
         self._next_lag = 0.0
@@ -112,14 +113,20 @@ class Intake:
             self._core.observe()
 
     def _begin_new(self, consumer: Consumer) -> None:
-        for source, asked in self._handover.new().items():
+        for source, beginning in self._handover.new():
             if source not in consumer.assignment:
                 continue  # about to be given, or being taken away
+            asked_at = time.monotonic()
+            if beginning.tried_at and asked_at < self._next_retry:
+                return
             begun = consumer.begin(source)
             if begun is None:
+                # A partition without a leader holds the poll up for seconds: the others get as long in between.
+                beginning.tried_at = now = time.monotonic()
+                self._next_retry = now + (now - asked_at)
                 return
             start, skipped = begun
-            if not self._handover.begun(source, asked, start):
+            if not self._handover.begun(source, beginning, start):
                 continue
             self._report([skipped] if skipped else [], [])
             if self._paused:
@@ -203,9 +210,6 @@ class Intake:
                 ledger.committed(done)
 
     def _drain(self, consumer: Consumer, failure: Failure) -> None:
-        grace_s = self._settings.delivery.drain_grace_ms / 1000
-        drain_s = max(grace_s - LEAVE_S, grace_s / 2)
-        give_up = time.monotonic() + drain_s
         self._health.unmet("pipeline", "draining")
         # Closed before the next poll: a frame it returned would be dropped, and the position must not step over it. What
         # waits for a decode thread goes to the next owner, or the drain would take as long as the whole budget's frames.
@@ -215,7 +219,7 @@ class Intake:
             mine = ledger.sources
         self._handover.drop_waiting(mine, handed_over=True)
         self._queue.flush()
-        log.info("draining: no new frames, at most %.0f s for those under way", drain_s)
+        log.info("draining: no new frames, at most %.0f s for those under way", self._grace.seconds)
         while True:
             self._turn(consumer, failure, draining=True)
             with self._books.ledger() as ledger:
@@ -223,7 +227,7 @@ class Intake:
                 done = not self._publishing.seal(ledger) and ledger.settled() and not ledger.commits()
             if done and not self._commit_under_way:
                 return
-            if time.monotonic() > give_up:
+            if self._grace.over():
                 with self._books.ledger() as ledger:
                     left = ledger.outstanding()
                 log.warning(

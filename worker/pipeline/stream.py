@@ -15,7 +15,7 @@ from worker.observe.metrics import Metrics
 from worker.pipeline import clients
 from worker.pipeline.books import Books
 from worker.pipeline.core import Core, Failure
-from worker.pipeline.handover import HandOver
+from worker.pipeline.handover import Grace, HandOver
 from worker.pipeline.intake import Intake
 from worker.pipeline.limits import InferenceLimits
 from worker.pipeline.model import ServedModels, open_models
@@ -89,8 +89,9 @@ def _run(
     publishing.start()
     core.start()
     stack.callback(core.close)
-    handover = HandOver(core.queue, books, publishing, metrics)
-    intake = Intake(settings, core, books, handover, publishing, metrics, health)
+    grace = Grace(stop, failure, settings.delivery.drain_grace_ms)
+    handover = HandOver(core.queue, books, publishing, metrics, grace)
+    intake = Intake(settings, core, books, handover, publishing, metrics, health, grace)
     consumer = clients.consumer(settings, handover, shares)
     stack.callback(consumer.close)
     books.membership = consumer.membership
