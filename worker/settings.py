@@ -64,6 +64,8 @@ class KafkaSettings(Section, frozen=True):
     # How long the broker may hold an empty fetch. 50 keeps latency low for little polling CPU; raise it for pure throughput.
     fetch_max_wait_ms: Milliseconds = 50
     request_timeout_ms: Annotated[int, Meta(ge=1000)] = 30_000
+    # How long partitions that are added to the frames topic may go unnoticed; the clients' own 5 min are long for a camera.
+    metadata_max_age_ms: Annotated[int, Meta(ge=1000)] = 30_000
     # Without it all travels in plain text. With it the broker must show a certificate for the name it was called by.
     tls: bool = False
     # PEM, read anew for each connection. Empty: the authorities this machine trusts.

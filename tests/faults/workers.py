@@ -64,13 +64,15 @@ def stopped_past_the_poll_interval(run: Run) -> None:
         run.until(lambda: other.metric("partitions_assigned") == 2, "the second worker has its half")
         run.sleep(0.0, 2.0)
         run.strike(hung)
-        given_up = hung.times_given_up()
+        losses = hung.metric("rebalances_total", kind="lost")
         hung.pause()
         run.until(lambda: other.metric("partitions_assigned") == 4, "the other worker took over")
         time.sleep(max(0.0, run.strikes[-1].at_s + interval_s - time.time()))
         run.sleep(0.0, 1.0)
         hung.resume()
-        run.until(lambda: hung.times_given_up() > given_up, "the woken worker has heard of its loss")
+        run.until(
+            lambda: hung.metric("rebalances_total", kind="lost") > losses, "the woken worker has heard of its loss"
+        )
         run.until(lambda: hung.metric("partitions_assigned") == 2, "the woken worker is a member again")
         sent = feed.end()
     run.finish(sent)

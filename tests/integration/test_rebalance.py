@@ -11,6 +11,7 @@ from tests.integration.conftest import MakeSettings
 from tests.integration.watching import eventually
 from tests.rig.audit import audit_statistics, committed_lag, produce_frames, wait_until_done
 from tests.rig.kafka import MakeTopics
+from tests.rig.topics import add_partitions
 from tests.rig.worker import WorkerProcess
 
 
@@ -56,6 +57,26 @@ def test_a_second_worker_takes_half_of_the_partitions_and_gives_them_back_when_i
     assert committed_lag(made) == 0
 
 
+def test_partitions_added_while_it_runs_are_taken_from_their_first_frame_on(
+    topics: MakeTopics, settings: MakeSettings
+) -> None:
+    made = topics(partitions=2)
+    with (
+        WorkerProcess(settings(made, kafka={"metadata_max_age_ms": 1000})) as worker,
+        Feed(made, per_s=50) as feed,
+    ):
+        worker.wait_ready(60)
+        owned(worker, 2)
+        add_partitions(made, 6)
+        added = produce_frames(made.bootstrap_servers, made.frames, small(200, 7), lambda number: 2 + number % 4)
+        owned(worker, 6)
+        sent = feed.end(at_least=200)
+        done = wait_until_done(made, sent + added, 60, worker.check_alive)
+        assert worker.stop() == 0
+    assert done.problems == [], done
+    assert done.duplicates_raw == 0
+
+
 def test_a_member_with_a_fixed_identity_comes_back_without_moving_partitions(
     topics: MakeTopics, settings: MakeSettings
 ) -> None:
@@ -93,11 +114,11 @@ def test_a_worker_that_hung_beyond_its_session_comes_back_and_nothing_is_lost_or
         for worker in (hung, other):
             worker.wait_ready(60)
             owned(worker, 2)
-        given_up = hung.times_given_up()
+        losses = hung.metric("rebalances_total", kind="lost")
         hung.pause()
         owned(other, 4)
         hung.resume()
-        eventually(lambda: hung.times_given_up() > given_up, "it has heard of its loss")
+        eventually(lambda: hung.metric("rebalances_total", kind="lost") > losses, "it has heard of its loss")
         owned(hung, 2)
         sent = feed.end()
         done = wait_until_done(made, sent, 60, other.check_alive)

@@ -65,6 +65,12 @@ def create_topics(
     return made
 
 
+def add_partitions(made: Topics, partitions: int) -> None:
+    """So many in all, of the frames and of the predictions."""
+    wanted = dict.fromkeys((made.frames, made.predictions), partitions)
+    _with_admin(made.bootstrap_servers, lambda admin: admin.create_partitions(wanted))
+
+
 def delete_topics(made: Topics) -> None:
     names = [made.frames, made.predictions, made.dlq, made.stats]
     _with_admin(made.bootstrap_servers, lambda admin: admin.delete_topics(names, raise_errors=False))

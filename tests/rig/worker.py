@@ -127,10 +127,6 @@ class WorkerProcess:
             raise KeyError(f"no sample {wanted} with {labels}")
         return sum(found)
 
-    def times_given_up(self) -> float:
-        """Times that it gave partitions up; a client that finds itself past its poll interval leaves first, and revokes them."""
-        return sum(self.metric("rebalances_total", kind=kind) for kind in ("lost", "revoked"))
-
     def sigterm(self) -> None:
         self._server.send_signal(signal.SIGTERM)
 

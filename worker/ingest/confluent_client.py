@@ -59,6 +59,7 @@ def make_client(
         "session.timeout.ms": settings.session_timeout_ms,
         "heartbeat.interval.ms": min(3000, settings.session_timeout_ms // 3),
         "max.poll.interval.ms": settings.max_poll_interval_ms,
+        "topic.metadata.refresh.interval.ms": settings.metadata_max_age_ms,
         "socket.timeout.ms": settings.request_timeout_ms,
         "fetch.wait.max.ms": settings.fetch_max_wait_ms,
         "fetch.message.max.bytes": piece,

@@ -70,6 +70,7 @@ class Consumer:
                 heartbeat_interval_ms=min(3000, settings.session_timeout_ms // 3),
                 max_poll_interval_ms=settings.max_poll_interval_ms,
                 request_timeout_ms=settings.request_timeout_ms,
+                metadata_max_age_ms=settings.metadata_max_age_ms,
                 bootstrap_timeout_ms=settings.request_timeout_ms,
                 fetch_max_wait_ms=settings.fetch_max_wait_ms,
                 fetch_max_bytes=fetch_bytes,
