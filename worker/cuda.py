@@ -33,7 +33,7 @@ IPC_BLOCK_BYTES = 2 << 20
 # the hardware, a device that fell off, and MPS, where another client's fault ends ours too.
 _LOST = frozenset((214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 806, 808, 809, 810, 999))
 # What stands against using the GPU at all, told at the first call.
-_UNUSABLE = frozenset((3, 35, 46, 100, 101, 209, 222, 802, 803, 804, 805, 807))
+_UNUSABLE = frozenset((3, 35, 46, 100, 101, 209, 222, 801, 802, 803, 804, 805, 807))
 _OUT_OF_MEMORY = 2
 
 

@@ -14,7 +14,8 @@ from tests.rig import images
 from tests.rig.gpu import StandInCuda
 from worker.device import Choice
 from worker.embedded.triton import TritonServer
-from worker.frames import Frame, Reason, Rejection, SourcePartition
+from worker.errors import DependencyError
+from worker.frames import AnyArray, Frame, Reason, Rejection, SourcePartition
 from worker.observe.metrics import Metrics
 from worker.pipeline.files import run_files
 from worker.settings import BatchingSettings, DecodeSettings, GpuSettings, InferSettings, ModelSettings, Settings
@@ -77,6 +78,25 @@ def test_batch_mode_over_a_stand_in_for_a_gpu_predicts_what_the_cpu_does(
         scores = [[each.pop("score") for each in told["classes"]] for told in (ours, theirs)]
         assert ours == theirs
         assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+
+
+class NoSlots(StandInCuda):
+    """Memory for pixels on their way there is, and none that Triton could map."""
+
+    def handle(self, array: AnyArray) -> bytes:
+        raise DependencyError("the GPU can't be used (operation not supported)")
+
+
+def test_a_gpu_that_has_no_slots_to_give_leaves_the_cpu_where_the_settings_let_it(
+    triton: TritonServer, served_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in = NoSlots()
+    monkeypatch.setattr("worker.pipeline.filling_gpu.decide", lambda settings: Choice(stand_in.gpu, "a test"))
+    monkeypatch.setattr("worker.pipeline.filling_gpu.open_cuda", lambda *arguments: stand_in)
+    assert len(outcomes(chosen(triton, served_repository, "auto")).predictions) == FRAMES - 1
+    assert not stand_in.launches
+    with pytest.raises(DependencyError, match="not supported"):
+        outcomes(chosen(triton, served_repository, "gpu"))
 
 
 def chosen(triton: TritonServer, repository: Path, device: str) -> Settings:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 
 from worker.batching import BatchRule, FrameQueue
 from worker.buffers import SlotPool
+from worker.errors import HeadraceError
 from worker.frames import Answer, Prepared
 from worker.ingest.budget import PixelGate, Shares
 from worker.ingest.validate import ImageLimits
@@ -24,6 +27,8 @@ from worker.pipeline.inferring import Inferring
 from worker.pipeline.journal import open_journal
 from worker.pipeline.model import ServedModels
 from worker.settings import Settings
+
+log = logging.getLogger(__name__)
 
 # Decoding more images at once than this starves what comes before and after it in the same process.
 MAX_DECODE_THREADS = 8
@@ -74,14 +79,22 @@ class Core:
         self.threads = settings.decode.threads or min(len(os.sched_getaffinity(0)), MAX_DECODE_THREADS)
         self.queue = FrameQueue(BatchRule(batching.max_batch_size, batching.linger_ms / 1000), clock=time.monotonic)
         lanes = open_lanes(settings, model.contract, self.threads)
-        self._pool = SlotPool(
+        slots = partial(
+            SlotPool,
             batching.max_in_flight + self.threads,
             batching.max_batch_size,
             model.contract.tensor_shape,
             model.contract.dtype,
             shared=settings.infer.backend == "triton" and settings.infer.shared_memory != "off",
-            cuda=lanes.cuda if lanes else None,
         )
+        try:
+            self._pool = slots(cuda=lanes.cuda if lanes else None)
+        except HeadraceError as error:
+            if settings.device == "gpu":
+                raise
+            log.warning("pixels are prepared on the CPU: %s", error)
+            lanes = None
+            self._pool = slots()
         try:
             model.engine.attach(self._pool)
         except BaseException:
