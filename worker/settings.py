@@ -147,6 +147,8 @@ class InferSettings(Section, frozen=True):
     # answers instead, or without one the batch waits until an endpoint is well, and begins anew.
     batch_deadline_ms: Annotated[int, Meta(ge=1)] = 21_000
     local_threads: Annotated[int, Meta(ge=0)] = 0  # threads of the local engine; 0: half of the cores
+    # By whom the local engine computes. openvino (extra `openvino`) pays where the CPU has bfloat16; docs/tuning.md.
+    local_runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
     tls: bool = False  # to Triton; its certificate must name the host in the url
     tls_ca_file: str = ""  # PEM; empty: the authorities that come with gRPC
     tls_certificate_file: str = ""  # PEM, this worker's own with its chain, for a Triton that asks for one

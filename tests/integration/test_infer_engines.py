@@ -39,6 +39,21 @@ def answer_of(engine: Engine) -> Answer:
         pool.close()
 
 
+def test_openvino_answers_as_onnxruntime_does_under_a_digest_of_its_own(served_repository: Path) -> None:
+    folder = served_repository / MODEL
+    answers = [
+        answer_of(LocalEngine(folder, input_spec=INPUT, output_names=OUTPUTS, threads=1, runtime=runtime))
+        for runtime in ("onnxruntime", "openvino")
+    ]
+    models = [answer.model for answer in answers]
+    assert [model.runtime for model in models] == ["onnxruntime", "openvino"]
+    assert models[0].digest != models[1].digest
+    logits = [answer.outputs["logits"] for answer in answers]
+    assert (logits[0].argmax(axis=1) == logits[1].argmax(axis=1)).all()
+    if models[1].precision == "fp32":  # a CPU with bfloat16 has its own idea of the rest
+        np.testing.assert_allclose(logits[0], logits[1], rtol=1e-3, atol=1e-3)
+
+
 def test_triton_and_the_local_engine_answer_alike_with_the_same_identity(
     triton: TritonServer, served_repository: Path
 ) -> None:

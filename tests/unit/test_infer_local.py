@@ -1,9 +1,10 @@
-"""The local engine with a real onnxruntime and a model of three nodes."""
+"""The local engine with a real onnxruntime, a real OpenVINO, and a model of three nodes."""
 
 from __future__ import annotations
 
 import json
 import queue
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,9 +60,14 @@ def model_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def runtime(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def engine(model_dir: Path) -> Iterator[LocalEngine]:
-    made = LocalEngine(model_dir, input_spec=INPUT, output_names=("sum",), threads=1)
+def engine(model_dir: Path, runtime: str) -> Iterator[LocalEngine]:
+    made = LocalEngine(model_dir, input_spec=INPUT, output_names=("sum",), threads=2, runtime=runtime)
     yield made
     made.close()
 
@@ -77,13 +83,16 @@ def ask(engine: LocalEngine, pool: SlotPool, rows: int, within_s: float = 60.0) 
     return outcome
 
 
-def test_the_local_engine_answers_each_row_with_the_manifests_identity(engine: LocalEngine) -> None:
+def test_the_local_engine_answers_each_row_with_the_models_identity(engine: LocalEngine, runtime: str) -> None:
     pool = SlotPool(2, 4, SHAPE, INPUT.dtype, shared=False)
     engine.attach(pool)
     outcome = ask(engine, pool, 2)
     assert isinstance(outcome, Answer)
     np.testing.assert_array_equal(outcome.outputs["sum"], np.array([0, 48], np.float32))
-    assert (outcome.model.name, outcome.model.version, outcome.model.digest) == ("sums", "1", "sha256:1234")
+    model = outcome.model
+    assert (model.name, model.version, model.runtime) == ("sums", "1", runtime)
+    # Other arithmetic than the manifest's is another model.
+    assert (model.digest == "sha256:1234") == (runtime == "onnxruntime")
     assert engine.preprocess_digest == "sha256:5678"
     assert engine.outputs == (TensorSpec("sum", np.dtype(np.float32), ()),)
     assert pool.in_use == 0
@@ -100,7 +109,9 @@ def test_a_batch_past_its_deadline_is_unavailable_and_its_slot_comes_back(engine
 
 
 def test_a_batch_the_model_fails_on_is_rejected_and_the_next_is_answered(model_dir: Path) -> None:
-    engine = LocalEngine(model_dir, input_spec=INPUT, output_names=("pairs_out",), threads=1)
+    engine = LocalEngine(
+        model_dir, input_spec=INPUT, output_names=("pairs_out",), threads=1
+    )  # OpenVINO takes that batch
     pool = SlotPool(1, 4, SHAPE, INPUT.dtype, shared=False)
     engine.attach(pool)
     refused = ask(engine, pool, 3)
@@ -124,10 +135,11 @@ def test_close_answers_every_submission(engine: LocalEngine) -> None:
     assert pool.in_use == 0
 
 
-def test_a_model_of_another_shape_is_refused_with_both_shapes_named(model_dir: Path) -> None:
+def test_a_model_of_another_shape_is_refused_with_both_shapes_named(model_dir: Path, runtime: str) -> None:
+    other = TensorSpec("image", np.dtype(np.float32), (3, 8, 8))
     with pytest.raises(ModelError) as caught:
-        LocalEngine(model_dir, input_spec=TensorSpec("image", np.dtype(np.float32), (3, 8, 8)), output_names=("sum",))
-    assert "tensor(uint8) ['batch', 4, 4, 3]" in str(caught.value)
+        LocalEngine(model_dir, input_spec=other, output_names=("sum",), runtime=runtime)
+    assert "uint8 (4, 4, 3)" in str(caught.value)
     assert "float32 (3, 8, 8)" in str(caught.value)
 
 
@@ -136,9 +148,37 @@ def test_slots_that_do_not_fit_the_model_are_refused(engine: LocalEngine) -> Non
         engine.attach(SlotPool(1, 4, (5, 5, 3), INPUT.dtype, shared=False))
 
 
-def test_a_missing_output_is_named_with_those_there_are(model_dir: Path) -> None:
+def test_a_missing_output_is_named_with_those_there_are(model_dir: Path, runtime: str) -> None:
     with pytest.raises(ModelError, match="no output logits; it has sum, pairs_out"):
-        LocalEngine(model_dir, input_spec=INPUT, output_names=("logits",))
+        LocalEngine(model_dir, input_spec=INPUT, output_names=("logits",), runtime=runtime)
+
+
+def test_answers_from_several_threads_at_once_are_each_their_own(engine: LocalEngine) -> None:
+    pool = SlotPool(16, 4, SHAPE, INPUT.dtype, shared=False)
+    engine.attach(pool)
+    heard: list[queue.SimpleQueue[Answer | HeadraceError]] = []
+    for number in range(200):
+        slot = pool.acquire(60)
+        assert slot is not None
+        slot.array[:] = number
+        heard.append(queue.SimpleQueue())
+        engine.submit(slot, 4, time.monotonic() + 60, heard[-1].put)
+        slot.let_go()
+    answers = [each.get(timeout=60) for each in heard]
+    for number, answer in enumerate(answers):
+        assert isinstance(answer, Answer)
+        np.testing.assert_array_equal(answer.outputs["sum"], np.full(4, number * 48, np.float32))
+
+
+def test_a_file_that_is_no_model_and_a_library_that_is_not_there_are_told(
+    model_dir: Path, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model_dir / "1" / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(ModelError, match=f"can't be loaded by {runtime}"):
+        LocalEngine(model_dir, input_spec=INPUT, output_names=("sum",), runtime=runtime)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'headrace\[openvino\]'"):
+        LocalEngine(model_dir, input_spec=INPUT, output_names=("sum",), runtime="openvino")
 
 
 def test_a_folder_that_holds_no_model_is_a_configuration_error(tmp_path: Path, model_dir: Path) -> None:

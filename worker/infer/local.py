@@ -1,4 +1,4 @@
-"""The local engine: the same ONNX model by onnxruntime inside this process, for machines without a Triton.
+"""The local engine: the same ONNX model inside this process, for machines without a Triton.
 
 A submission waits in a queue for one of a few threads, which run one session of one thread each at a time; answers
 leave from those threads. A batch that is past its deadline when its turn comes is not run at all.
@@ -6,38 +6,29 @@ leave from those threads. A batch that is past its deadline when its turn comes 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from worker.buffers import Slot, SlotPool
 from worker.errors import ConfigurationError, HeadraceError, InferenceRejected, InferenceUnavailable, ModelError
 from worker.frames import Answer, ModelIdentity, TensorSpec
 from worker.infer.calls import Call, Timer
 from worker.infer.engine import Done, check_fit, shapes_agree
+from worker.infer.sessions import open_session
 
 MANIFEST = "model.json"
 _FREE_BATCH = 1024  # rows of a model whose batch dimension is free; memory, not the model, is the limit
-_DTYPES = {
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(float16)": np.float16,
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-}
 
 
 class LocalEngine:
-    """The model of a served folder, `model_dir`, run on `threads` threads (0: half of the cores). See `Engine`.
+    """The model of a served folder, `model_dir`, run by `runtime` on `threads` threads (0: half of the cores). See `Engine`.
 
     Raises ConfigurationError if the folder holds no model, ModelError if the model is not what `input_spec` and
     `output_names` say.
@@ -51,29 +42,27 @@ class LocalEngine:
         output_names: Sequence[str],
         served_by: str = "primary",
         threads: int = 0,
+        runtime: str = "onnxruntime",
     ) -> None:
         manifest = _read_manifest(model_dir)
         self._served_by = served_by
         self._output_names = list(output_names)
         self._endpoint = f"{manifest['name']} in {model_dir}"
-        self._session = _load(model_dir / manifest["onnx"])
-        self.identity = ModelIdentity(
-            manifest["name"], manifest["version"], manifest["digest"], manifest["runtime"], manifest["precision"]
-        )
+        # One thread a batch and several batches: 2 x 1 thread took 9 ms a frame on two cores, 1 x 2 threads 14 to 16.
+        threads = threads or max(1, len(os.sched_getaffinity(0)) // 2)
+        self._session = open_session(model_dir / manifest["onnx"], runtime, threads)
+        self.identity = _identity(manifest, runtime, self._session.precision)
         self.preprocess_digest: str | None = manifest["preprocess"]
         self.input, self.max_batch_size = self._check_input(input_spec)
         self.outputs = self._check_outputs()
         self._closed = False
         self._timer = Timer("local-timer")
-        # One thread a batch and several batches: 2 x 1 thread took 9 ms a frame on two cores, 1 x 2 threads 14 to 16.
-        self._threads = ThreadPoolExecutor(
-            threads or max(1, len(os.sched_getaffinity(0)) // 2), thread_name_prefix="local"
-        )
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="local")
 
     def attach(self, pool: SlotPool) -> None:
         """See `Engine`. Warms the model up with one batch."""
         check_fit(pool, self.input, self.max_batch_size, self._endpoint)
-        self._session.run(self._output_names, {self.input.name: np.zeros((pool.rows, *pool.shape), pool.dtype)})
+        self._session.run(self._output_names, np.zeros((pool.rows, *pool.shape), pool.dtype))
 
     def submit(self, slot: Slot, rows: int, deadline: float, done: Done) -> None:
         """See `Engine`. Raises RuntimeError after `close`."""
@@ -96,8 +85,8 @@ class LocalEngine:
             return
         try:
             batch = call.slot.read(call.rows)
-            arrays = self._session.run(self._output_names, {self.input.name: batch})
-        except Exception as error:  # onnxruntime's own kinds, by none of which one could tell more
+            arrays = self._session.run(self._output_names, batch)
+        except Exception as error:  # the library's own kinds, by none of which one could tell more
             outcome = InferenceRejected(f"{self._endpoint} failed on the batch: {error}")
             outcome.__cause__ = error
         else:
@@ -107,25 +96,24 @@ class LocalEngine:
         call.end(outcome)
 
     def _check_input(self, expected: TensorSpec) -> tuple[TensorSpec, int]:
-        inputs = self._session.get_inputs()
-        given = _spec(inputs[0])
+        inputs = self._session.inputs
+        given = inputs[0]
         if (
             len(inputs) != 1
             or given.name != expected.name
             or given.dtype != expected.dtype
             or not shapes_agree(given.shape, expected.shape)
         ):
-            seen = ", ".join(f"{tensor.name!r} {tensor.type} {tensor.shape}" for tensor in inputs)
+            seen = ", ".join(f"{tensor.name!r} {tensor.dtype} {tensor.shape}" for tensor in inputs)
             raise ModelError(
-                f"{self._endpoint} takes {seen} (batch first), but its preprocessing contract makes "
+                f"{self._endpoint} takes {seen}, but its preprocessing contract makes "
                 f"{expected.name!r} {expected.dtype} {expected.shape} (batch left out): name the contract that belongs "
                 "to this model (model.directory), or serve the model it was made for."
             )
-        batch = inputs[0].shape[0]
-        return given, batch if isinstance(batch, int) and batch > 0 else _FREE_BATCH
+        return given, self._session.max_batch_size or _FREE_BATCH
 
     def _check_outputs(self) -> tuple[TensorSpec, ...]:
-        outputs = {tensor.name: _spec(tensor) for tensor in self._session.get_outputs()}
+        outputs = {tensor.name: tensor for tensor in self._session.outputs}
         missing = [name for name in self._output_names if name not in outputs]
         if missing:
             raise ModelError(f"{self._endpoint} has no output {', '.join(missing)}; it has {', '.join(outputs)}.")
@@ -147,20 +135,9 @@ def _read_manifest(model_dir: Path) -> dict[str, str]:
     return dict(manifest)
 
 
-def _load(path: Path) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    # The default, ALL, stays: EXTENDED was 2.6 times slower on the shipped models.
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base
-        raise ModelError(f"{path} can't be loaded by onnxruntime: {error}. Build the models again.") from error
-
-
-def _spec(tensor: Any) -> TensorSpec:
-    dtype = _DTYPES.get(tensor.type)
-    if dtype is None:
-        raise ModelError(f"The tensor {tensor.name} is {tensor.type}, which is no array of numbers.")
-    shape = tuple(size if isinstance(size, int) else -1 for size in tensor.shape[1:])
-    return TensorSpec(tensor.name, np.dtype(dtype), shape)
+def _identity(manifest: dict[str, str], runtime: str, precision: str) -> ModelIdentity:
+    """What a prediction names. Where it is not the manifest's own runtime and precision that computed, the digest is another too."""
+    digest, computed = manifest["digest"], precision or manifest["precision"]
+    if (runtime, computed) != (manifest["runtime"], manifest["precision"]):
+        digest = "sha256:" + hashlib.sha256(f"{digest} {runtime} {computed}".encode()).hexdigest()
+    return ModelIdentity(manifest["name"], manifest["version"], digest, runtime, computed)

@@ -143,6 +143,7 @@ def _engine(settings: Settings, url: str, directory: Path, contract: Contract, s
             output_names=output_names,
             served_by=served_by,
             threads=settings.infer.local_threads,
+            runtime=settings.infer.local_runtime,
         )
     return TritonEngine(
         url,
