@@ -18,8 +18,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 _HEAD = (
     "| | fault | seeds | sent | predicted | by fallback | dead letters | lost | repeated (allowed) | repeated, by id "
-    "| out of order | fenced | recovery, s | peak, MiB | |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+    "| out of order | fenced | recovery, s | peak, MiB | at commit | |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 Line = Mapping[str, Any]
@@ -36,8 +36,7 @@ def write(lines: Iterable[Line], command: str, page: Path = PAGE) -> None:
 def render(lines: Sequence[Line], command: str) -> str:
     """Markdown: what it was run on, a row for each fault, and a line for each run that fell short."""
     dates = sorted(str(line["at"])[:10] for line in lines) or ["never"]
-    commits = ", ".join(sorted({str(line["commit"]) for line in lines}))
-    about = f"Seen {dates[0]} to {dates[-1]} with `{command}` at {commits or 'no commit'}, on {machine()}."
+    about = f"Seen {dates[0]} to {dates[-1]} with `{command}` on {machine()}."
     rows = [_row(fault, [line for line in lines if line["fault"] == fault.number]) for fault in FAULTS]
     short = [
         f"- {line['fault']} {line['name']}, {line['mode']}, seed {line['seed']}: {'; '.join(line['problems'])}"
@@ -61,7 +60,7 @@ def machine() -> str:
 
 def _row(fault: Fault, lines: Sequence[Line]) -> str:
     if not lines:
-        return f"| {fault.number} | {fault.what} | not run |" + " |" * 12
+        return f"| {fault.number} | {fault.what} | not run |" + " |" * 13
 
     def total(name: str) -> str:
         return f"{sum(line[name] for line in lines):,}"
@@ -91,6 +90,7 @@ def _row(fault: Fault, lines: Sequence[Line]) -> str:
         total("out_of_order_fenced"),
         recovery,
         f"{max(line['peak_mib'] for line in lines):.0f}",
+        ", ".join(sorted({str(line["commit"]) for line in lines})),
         f"**{short} fell short**" if short else "",
     )
     return f"| {' | '.join(cells)} |"
