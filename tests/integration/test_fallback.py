@@ -157,6 +157,47 @@ def test_whatever_befalls_the_primary_the_fallback_answers_until_it_is_back_and_
     assert of_primary[:2] != of_fallback[:2], "digest and contract are those of the model that answered"
 
 
+def test_a_worker_starts_while_its_model_server_is_away_and_goes_over_to_it_when_it_is_back(
+    topics: MakeTopics, settings: MakeSettings, servers: tuple[Inference, Inference], served_repository: Path
+) -> None:
+    server, _ = servers
+    made = topics(partitions=2)
+    tree = actor_settings(settings, made, server, fallback={"directory": str(served_repository / "efficientnet_lite0")})
+    server.kill()
+    with WorkerProcess(tree) as worker, Feed(made, PER_S) as feed:
+        try:
+            until(worker, "frames_predicted_total", PER_S)
+            goes_on(worker, "fallback")
+            worker.wait_ready(10)
+        finally:
+            server.restart()
+        goes_on(worker, "primary")
+        finished(made, feed.end(), worker)
+
+
+def test_a_fallback_that_is_away_stops_no_worker_unless_the_primary_is_away_too(
+    topics: MakeTopics, settings: MakeSettings, servers: tuple[Inference, Inference]
+) -> None:
+    primary, fallback = servers
+    made = topics(partitions=2)
+    simpler = {"backend": "triton", "name": MODEL, "url": fallback.url, "directory": str(fallback.model)}
+    tree = actor_settings(settings, made, primary, fallback=simpler)
+    fallback.kill()
+    try:
+        with WorkerProcess(tree) as worker, Feed(made, PER_S) as feed:
+            until(worker, "frames_predicted_total", PER_S)
+            finished(made, feed.end(), worker)
+        primary.kill()
+        try:
+            with WorkerProcess(tree) as worker:
+                assert worker.wait(60) == 3
+                assert "And the fallback: " in worker.log
+        finally:
+            primary.restart()
+    finally:
+        fallback.restart()
+
+
 def test_an_endpoint_that_fails_every_second_request_gets_little_more_load_and_is_left_until_it_is_well(
     topics: MakeTopics, settings: MakeSettings, servers: tuple[Inference, Inference], served_repository: Path
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from google.protobuf import text_format  # type: ignore[import-untyped]
+from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from tests.rig.images import encode, photo

@@ -246,6 +246,34 @@ def test_no_endpoint_at_start_is_the_error_of_the_first() -> None:
         Fleet({"a": nobody}, 10.0, 4, Observer())
 
 
+def test_with_a_word_of_what_they_serve_it_starts_without_any_and_holds_them_to_it() -> None:
+    is_there = threading.Event()
+
+    def later() -> Scripted:
+        if not is_there.is_set():
+            raise DependencyError("nobody at a")
+        return Scripted()
+
+    def another() -> Scripted:
+        if not is_there.is_set():
+            raise DependencyError("nobody at b")
+        return Scripted(side=4)
+
+    fleet = Fleet({"a": later, "b": another}, 10.0, 4, States(), assumed=Scripted())
+    try:
+        assert "nobody at a" in str(fleet.absence)
+        running = Running(fleet, States())
+        assert not fleet.available
+        assert isinstance(running.ask(), NoEndpoint)
+        is_there.set()
+        eventually(lambda: fleet.available, "a is taken in")
+        assert running.version() == "1"
+        time.sleep(0.5)  # probes of b
+        assert all(running.version() == "1" for _ in range(8)), "b serves something else"
+    finally:
+        fleet.close()
+
+
 def test_endpoints_of_different_models_are_refused() -> None:
     engines = Scripted(), Scripted(side=4)
     with pytest.raises(ModelError, match="the same model"), running(*engines):

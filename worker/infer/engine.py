@@ -16,8 +16,8 @@ from worker.frames import Answer, ModelIdentity, TensorSpec
 Done = Callable[[Answer | HeadraceError], None]
 
 
-class Engine(Protocol):
-    """Runs one model. All methods but `close` may be called from any thread."""
+class Served(Protocol):
+    """What one has to know of a model before it is asked."""
 
     @property
     def identity(self) -> ModelIdentity:
@@ -44,8 +44,13 @@ class Engine(Protocol):
         """Most rows of one submission."""
         ...
 
+
+class Engine(Served, Protocol):
+    """Runs one model. All methods but `close` may be called from any thread."""
+
     def attach(self, pool: SlotPool) -> None:
-        """Make ready for slots of `pool`, all of them free; runs the model a few times. Called once, before `submit`.
+        """Make ready for slots of `pool`, some of which may be in use elsewhere; runs the model a few times. Called once,
+        before `submit`.
 
         Raises ModelError if the slots do not fit the model, DependencyError if the model can't be reached.
         """

@@ -1,4 +1,5 @@
-"""What Triton says of a model, read once at start and again when another version or another server answers.
+"""What Triton says of a model, read once at start and again when another version or another server answers;
+while none does, what the model's folder says.
 
 Metadata and configuration come in; out go the model's identity and tensors, after they were held against what the
 preprocessing contract makes. Pure: the shell asks the server.
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
+from tritonclient.grpc.service_pb2 import ModelMetadataResponse
 from tritonclient.utils import triton_to_np_dtype
 
 from worker.errors import ModelError
@@ -60,6 +64,27 @@ def read_facts(
         max_batch_size=config.max_batch_size,
         preprocess_digest=parameters.get("preprocess"),
     )
+
+
+def facts_of_folder(config_pbtxt: str, expected: TensorSpec, output_names: Sequence[str]) -> ModelFacts:
+    """What the text of a served folder's config.pbtxt says, for as long as no server can be asked; its version is "".
+
+    Raises ModelError as `read_facts`, or if the text does not tell.
+    """
+    config = ModelConfig()
+    try:
+        text_format.Parse(config_pbtxt, config)
+    except text_format.ParseError as error:
+        raise ModelError(f"config.pbtxt can't be read: {error}") from error
+    metadata = ModelMetadataResponse(name=config.name)
+    for side, tensors in ((metadata.inputs, config.input), (metadata.outputs, config.output)):
+        for tensor in tensors:
+            side.add(
+                name=tensor.name,
+                datatype=DataType.Name(tensor.data_type).removeprefix("TYPE_"),
+                shape=[-1, *tensor.dims],
+            )
+    return read_facts(metadata, config, "", expected, output_names)
 
 
 def _identity(name: str, version: str, parameters: Mapping[str, str], backend: str) -> ModelIdentity:

@@ -23,7 +23,7 @@ from worker.frames import Answer, ModelIdentity, TensorSpec
 from worker.infer.balance import choose
 from worker.infer.breaker import State
 from worker.infer.calls import Timer
-from worker.infer.engine import Done
+from worker.infer.engine import Done, Served
 from worker.infer.member import Connect, Member, Observer, check_agreement
 
 log = logging.getLogger(__name__)
@@ -45,11 +45,16 @@ class Fleet:
     """`connects` makes an engine for each endpoint's name; a try is given `deadline_s`. See `Engine`.
 
     Starts with the endpoints that answer, and takes the others in when they do. Raises what connecting raised when none
-    answers, ModelError when one serves something else than the others.
+    answers, unless it is `assumed` what they will say; ModelError when one serves something else than the others, or than that.
     """
 
     def __init__(
-        self, connects: Mapping[str, Connect], deadline_s: float, most_in_flight: int, observer: Observer
+        self,
+        connects: Mapping[str, Connect],
+        deadline_s: float,
+        most_in_flight: int,
+        observer: Observer,
+        assumed: Served | None = None,
     ) -> None:
         self._observer = observer
         self._members = [
@@ -61,9 +66,14 @@ class Fleet:
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
         self._pool: SlotPool | None = None
+        self._assumed = assumed
+        self._absence: DependencyError | None = None
         try:
             self._of_all(lambda member: member.connect())
-            self._first = self._up()[0].connected  # its tensors are everyone's
+            up = self._up()
+            first = up[0].connected if up else assumed
+            assert first is not None
+            self._first: Served = first  # its tensors are everyone's
             for member in self._up():
                 check_agreement(self._first, member.connected, member.endpoint)
         except BaseException:
@@ -83,8 +93,10 @@ class Fleet:
             except DependencyError as error:
                 member.disconnect()
                 failures.append(error)
-        if not self._up():
-            raise failures[0]
+        if failures and not self._up():
+            self._absence = failures[0]
+            if self._assumed is None:
+                raise failures[0]
         for failure in failures:
             log.warning("started without an endpoint, which is asked again and again: %s", failure)
 
@@ -113,6 +125,11 @@ class Fleet:
     def max_batch_size(self) -> int:
         """The least of the endpoints'."""
         return min((member.connected.max_batch_size for member in self._up()), default=self._first.max_batch_size)
+
+    @property
+    def absence(self) -> DependencyError | None:
+        """Why nobody answered at start, if that is so."""
+        return self._absence
 
     @property
     def available(self) -> bool:

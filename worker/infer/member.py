@@ -25,7 +25,7 @@ from worker.errors import (
 from worker.frames import Answer
 from worker.infer.balance import Load
 from worker.infer.breaker import Breaker, State
-from worker.infer.engine import Done, Engine
+from worker.infer.engine import Done, Engine, Served
 from worker.infer.limit import Limit
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class Member:
         if engine is not None:
             engine.close()
 
-    def join(self, like: Engine, pool: SlotPool) -> None:
+    def join(self, like: Served, pool: SlotPool) -> None:
         """Connect one that was away at start. Raises as connecting does, and ModelError if it is not `like` the others."""
         self.connect()
         try:
@@ -199,7 +199,7 @@ class Member:
         return results[0]
 
 
-def check_agreement(first: Engine, other: Engine, endpoint: str) -> None:
+def check_agreement(first: Served, other: Served, endpoint: str) -> None:
     """Raises ModelError unless both serve the same model; version and weights may differ, predictions name them."""
     theirs, ours = (
         (engine.identity.name, engine.input, engine.outputs, engine.preprocess_digest) for engine in (other, first)

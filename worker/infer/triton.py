@@ -136,6 +136,10 @@ class TritonEngine:
             return
         try:
             unregister_dead_workers(connection.client)
+            if pool.in_use:  # others serve already: a slot is proven once it is free, and nobody waits for the last
+                log.info("Batches go to %s as tensors for now.", connection.endpoint)
+                self._start_restoring()
+                return
             self._regions.prove(pool, time.monotonic() + WARM_UP_S, lambda: self._closed)
             log.info("Batches go to %s through shared memory.", connection.endpoint)
         except (InferenceServerException, HeadraceError, NotSharedError) as error:

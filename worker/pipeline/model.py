@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from worker.errors import ConfigurationError, HeadraceError, ModelError
+from worker.errors import ConfigurationError, DependencyError, HeadraceError, ModelError
 from worker.frames import Answer, Prepared, TensorSpec
 from worker.heads import ClassifyHead, DetectHead, EmbedHead, Head, Reading, load_labels
 from worker.infer import Engine, TritonEngine
+from worker.infer.facts import ModelFacts, facts_of_folder
 from worker.infer.fleet import Fleet
 from worker.infer.member import Observer
 from worker.observe.health import Health
@@ -61,22 +62,31 @@ class ServedModels:
 
 
 def open_models(settings: Settings, metrics: Metrics, health: Health) -> ServedModels:
-    """The primary and, where the settings name one, the fallback. Raises as `open_model` does."""
+    """The primary and, where the settings name one, the fallback; one of the two may be out of reach. Raises as `open_model` does."""
     other = settings.fallback_as_primary
     names = settings.infer.endpoints
-    primary = open_model(settings, Endpoints(names, metrics, health if other is None else None))
+    if other is None:
+        return ServedModels(open_model(settings, Endpoints(names, metrics, health)))
+    primary = open_model(settings, Endpoints(names, metrics, None), may_be_away=True)
     try:
-        fallback = None if other is None else open_model(other, Endpoints((), metrics, None), "fallback")
+        fallback = open_model(other, Endpoints((), metrics, None), "fallback", may_be_away=True)
     except HeadraceError as error:
         primary.engine.close()
         raise type(error)(f"the fallback: {error}") from error
-    return ServedModels(primary, fallback)
+    models = ServedModels(primary, fallback)
+    if primary.engine.absence and fallback.engine.absence:
+        models.close()
+        raise DependencyError(f"{primary.engine.absence} And the fallback: {fallback.engine.absence}")
+    return models
 
 
-def open_model(settings: Settings, observer: Observer | None = None, served_by: str = "primary") -> ServedModel:
+def open_model(
+    settings: Settings, observer: Observer | None = None, served_by: str = "primary", may_be_away: bool = False
+) -> ServedModel:
     """Load contract and labels, connect the engine, check that they fit.
 
-    Raises ConfigurationError for missing files, ModelError for a misfit, DependencyError when Triton is out of reach.
+    Raises ConfigurationError for missing files, ModelError for a misfit, DependencyError when Triton is out of reach. If it
+    `may_be_away`, the model's folder says what it will serve, and the engine begins without it.
     """
     directory = model_directory(settings)
     contract = Contract.load(directory / "preprocess.toml")
@@ -87,7 +97,10 @@ def open_model(settings: Settings, observer: Observer | None = None, served_by: 
     }
     if not connects:
         raise ConfigurationError("infer.url names no address; set it to host:port of Triton's gRPC")
-    engine = Fleet(connects, settings.infer.deadline_ms / 1000, settings.batching.max_in_flight, observer or Observer())
+    assumed = _assumed(settings, directory, contract) if may_be_away else None
+    engine = Fleet(
+        connects, settings.infer.deadline_ms / 1000, settings.batching.max_in_flight, observer or Observer(), assumed
+    )
     try:
         _check(settings, directory, contract, engine)
         return ServedModel(engine, contract, _head(settings, directory, contract, engine))
@@ -130,8 +143,24 @@ def placement(contract: Contract) -> Callable[[int, int], tuple[float, float, fl
     return place
 
 
+def _assumed(settings: Settings, directory: Path, contract: Contract) -> ModelFacts | None:
+    """What the folder says Triton will serve; None if it holds no config.pbtxt, or one of something else."""
+    if settings.infer.backend != "triton":
+        return None
+    try:
+        text = (directory / "config.pbtxt").read_text(encoding="utf-8")
+        facts = facts_of_folder(text, _input(contract), OUTPUTS[settings.model.task])
+    except (OSError, ModelError):
+        return None
+    return facts if facts.identity.name == settings.model.name else None
+
+
+def _input(contract: Contract) -> TensorSpec:
+    return TensorSpec(INPUT_NAME, contract.dtype, contract.tensor_shape)
+
+
 def _engine(settings: Settings, url: str, directory: Path, contract: Contract, served_by: str) -> Engine:
-    spec = TensorSpec(INPUT_NAME, contract.dtype, contract.tensor_shape)
+    spec = _input(contract)
     output_names = OUTPUTS[settings.model.task]
     if settings.infer.backend == "local":
         # Imported where it is used: onnxruntime takes 25 MB that a worker beside Triton doesn't need.
