@@ -15,6 +15,7 @@ from tests.integration.conftest import MakeSettings
 from tests.rig.audit import TopicReader, audit, committed_lag, header, produce_frames, wait_until_done
 from tests.rig.images import encode, photo
 from tests.rig.kafka import MakeTopics
+from tests.rig.outcomes import SentFrame
 from tests.rig.topics import Topics
 from tests.rig.worker import WorkerProcess
 from worker.embedded.triton import TritonServer
@@ -42,9 +43,16 @@ def moody_settings(settings: MakeSettings, made: Topics, server: TritonServer) -
     }
 
 
-def letters(topics: Topics) -> dict[str, str]:
+def letters(topics: Topics, frames: list[tuple[bytes, bytes]], sent: list[SentFrame]) -> dict[int, str]:
+    """The reason of each dead letter by its frame's number; each is its frame, byte for byte."""
+    numbers = {f"{topics.frames}/{place.partition}/{place.offset}": number for number, place in enumerate(sent)}
+    reasons = {}
     with TopicReader(topics.bootstrap_servers, [topics.dlq]) as reader:
-        return {header(m, "dlq-source").decode(): header(m, "dlq-reason").decode() for m in reader.read_on()}
+        for letter in reader.read_on():
+            number = numbers[header(letter, "dlq-source").decode()]
+            assert (letter.key(), letter.value()) == frames[number]
+            reasons[number] = header(letter, "dlq-reason").decode()
+    return reasons
 
 
 @pytest.mark.triton
@@ -59,7 +67,7 @@ def test_a_frame_the_model_refuses_is_found_in_its_batch_and_the_others_are_pred
         assert worker.stop() == 0
     assert result.problems == [], result
     expected = {6: "inference_rejected", 12: "inference_failed", 17: "inference_rejected"}
-    assert letters(made) == {f"{made.frames}/0/{sent[n].offset}": reason for n, reason in expected.items()}
+    assert letters(made, frames, sent) == expected
     with TopicReader(made.bootstrap_servers, [made.predictions]) as reader:
         assert all(json.loads(m.value() or b"")["classes"][0]["label"] == "c" for m in reader.read_on())
     assert committed_lag(made) == 0
@@ -70,12 +78,14 @@ def test_a_lone_frame_the_model_refuses_is_convicted_by_a_plain_one_that_passes(
     topics: MakeTopics, settings: MakeSettings, moody: TritonServer
 ) -> None:
     made = topics(partitions=1)
-    sent = produce_frames(made.bootstrap_servers, made.frames, [(b"cam-0", WHITE)])
+    frames = [(b"cam-0", WHITE)]
+    sent = produce_frames(made.bootstrap_servers, made.frames, frames)
     with WorkerProcess(moody_settings(settings, made, moody)) as worker:
         result = wait_until_done(made, sent, 120, worker.check_alive)
         assert worker.stop() == 0
     assert result.problems == [], result
-    assert set(letters(made).values()) == {"inference_rejected"}
+    assert letters(made, frames, sent) == {0: "inference_rejected"}
+    assert committed_lag(made) == 0
 
 
 # Loaded by Python at start: a decoder with a bug in native code.
@@ -106,7 +116,8 @@ def test_a_frame_that_breaks_the_decoder_is_set_apart_after_three_restarts(
     (tmp_path / "sitecustomize.py").write_text(BROKEN_DECODER.replace("BREAKS", breaks))
     poison = encode(photo(64, 48), "jpeg", comment=b"BREAK ME")
     assert b"BREAK ME" in poison
-    sent = produce_frames(made.bootstrap_servers, made.frames, [*good(20), (b"cam-0", poison), *good(20)])
+    frames = [*good(20), (b"cam-0", poison), *good(20)]
+    sent = produce_frames(made.bootstrap_servers, made.frames, frames)
     tree = settings(made, decode={"crash_folder": str(tmp_path / "crashes"), "deadline_ms": 2000})
     for _ in range(CRASHES):
         with WorkerProcess(tree, env={"PYTHONPATH": str(tmp_path)}) as worker:
@@ -117,4 +128,5 @@ def test_a_frame_that_breaks_the_decoder_is_set_apart_after_three_restarts(
     result = audit(made, sent)
     assert result.lost == 0
     assert result.out_of_order == 0
-    assert letters(made) == {f"{made.frames}/0/{sent[20].offset}": "crashed_worker"}
+    assert letters(made, frames, sent) == {20: "crashed_worker"}
+    assert committed_lag(made) == 0

@@ -144,6 +144,8 @@ def test_a_prediction_too_large_for_its_topic_is_a_dead_letter(topics: MakeTopic
     (letter,) = read(made, made.dlq)
     assert header(letter, "dlq-reason") == b"output_too_large"
     assert header(letter, "frame-id") == b"x" * 2900
+    assert (letter.key(), letter.value()) == frames[4][:2]
+    assert committed_lag(made) == 0
 
 
 def labelled_photos() -> list[tuple[bytes, int]]:
