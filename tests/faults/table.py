@@ -36,7 +36,8 @@ def write(lines: Iterable[Line], command: str, page: Path = PAGE) -> None:
 def render(lines: Sequence[Line], command: str) -> str:
     """Markdown: what it was run on, a row for each fault, and a line for each run that fell short."""
     dates = sorted(str(line["at"])[:10] for line in lines) or ["never"]
-    about = f"Seen {dates[0]} to {dates[-1]} with `{command}` on {machine()}."
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    about = f"Seen {when} with `{command}` on {machine()}."
     rows = [_row(fault, [line for line in lines if line["fault"] == fault.number]) for fault in FAULTS]
     short = [
         f"- {line['fault']} {line['name']}, {line['mode']}, seed {line['seed']}: {'; '.join(line['problems'])}"
