@@ -104,24 +104,23 @@ filling.decode = broken
 """
 
 
-@pytest.mark.parametrize(
-    ("breaks", "death"),
-    [("ctypes.string_at(0)", signal.SIGSEGV), ("ctypes.CDLL(None).sleep(3600)", signal.SIGABRT)],
-    ids=["crashes", "hangs"],
-)
-def test_a_frame_that_breaks_the_decoder_is_set_apart_after_three_restarts(
-    breaks: str, death: int, topics: MakeTopics, settings: MakeSettings, tmp_path: Path
-) -> None:
-    made = topics(partitions=1)
-    (tmp_path / "sitecustomize.py").write_text(BROKEN_DECODER.replace("BREAKS", breaks))
+def frames_with_one_that_breaks() -> list[tuple[bytes, bytes]]:
     poison = encode(photo(64, 48), "jpeg", comment=b"BREAK ME")
     assert b"BREAK ME" in poison
-    frames = [*good(20), (b"cam-0", poison), *good(20)]
+    return [*good(20), (b"cam-0", poison), *good(20)]
+
+
+def test_a_frame_that_crashes_the_worker_is_set_apart_after_three_restarts(
+    topics: MakeTopics, settings: MakeSettings, tmp_path: Path
+) -> None:
+    made = topics(partitions=1)
+    (tmp_path / "sitecustomize.py").write_text(BROKEN_DECODER.replace("BREAKS", "ctypes.string_at(0)"))
+    frames = frames_with_one_that_breaks()
     sent = produce_frames(made.bootstrap_servers, made.frames, frames)
-    tree = settings(made, decode={"crash_folder": str(tmp_path / "crashes"), "deadline_ms": 2000})
+    tree = settings(made, decode={"crash_folder": str(tmp_path / "crashes")})
     for _ in range(CRASHES):
         with WorkerProcess(tree, env={"PYTHONPATH": str(tmp_path)}) as worker:
-            assert worker.wait(60) == -death
+            assert worker.wait(60) == -signal.SIGSEGV
     with WorkerProcess(tree, env={"PYTHONPATH": str(tmp_path)}) as worker:
         wait_until_done(made, sent, 60, worker.check_alive)
         assert worker.stop() == 0
@@ -130,3 +129,20 @@ def test_a_frame_that_breaks_the_decoder_is_set_apart_after_three_restarts(
     assert result.out_of_order == 0
     assert letters(made, frames, sent) == {20: "crashed_worker"}
     assert committed_lag(made) == 0
+
+
+def test_a_decoder_that_hangs_ends_the_worker_and_its_frame_is_accused(
+    topics: MakeTopics, settings: MakeSettings, tmp_path: Path
+) -> None:
+    made = topics(partitions=1)
+    (tmp_path / "sitecustomize.py").write_text(BROKEN_DECODER.replace("BREAKS", "ctypes.CDLL(None).sleep(3600)"))
+    sent = produce_frames(made.bootstrap_servers, made.frames, frames_with_one_that_breaks())
+    tree = settings(made, decode={"crash_folder": str(tmp_path / "crashes"), "deadline_ms": 2000})
+    with WorkerProcess(tree, env={"PYTHONPATH": str(tmp_path)}) as worker:
+        assert worker.wait(60) == -signal.SIGABRT
+    with WorkerProcess(tree) as worker:  # with a decoder that is well
+        done = wait_until_done(made, sent, 60, worker.check_alive)
+        assert worker.stop() == 0
+        assert f"decoding frame {made.frames}/0/{sent[20].offset} crashed a worker, 1 of {CRASHES} times" in worker.log
+    assert done.lost == 0
+    assert done.out_of_order == 0
