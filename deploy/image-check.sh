@@ -54,6 +54,7 @@ test "$(inside id -u)" = 10001
 inside headrace --help >/dev/null
 inside headrace config check
 # Writable is what belongs to it, and nothing of the program.
+inside sh -c 'cat /opt/headrace/kernels/* >/dev/null'
 inside sh -c 'touch /var/lib/headrace/x && ! touch /opt/headrace/x 2>/dev/null'
 # The health check of a worker that isn't there fails, by Python and address that the image has.
 if inside python3 -c "import urllib.request as u; u.urlopen('http://127.0.0.1:9400/health/live', timeout=2)" 2>"$work/health"; then

@@ -42,6 +42,7 @@ def compiled(folder: Path, wanted: str) -> Path:
         descriptor, name = tempfile.mkstemp(dir=folder, prefix=path.name)
         with os.fdopen(descriptor, "wb") as file:
             file.write(binary)
+            os.fchmod(descriptor, 0o644)  # an image's are made by root, and read by the worker's own user
         Path(name).replace(path)
     return path
 

@@ -68,11 +68,16 @@ def test_partitions_added_while_it_runs_are_taken_from_their_first_frame_on(
         worker.wait_ready(60)
         owned(worker, 2)
         add_partitions(made, 6)
-        added = produce_frames(made.bootstrap_servers, made.frames, small(200, 7), lambda number: 2 + number % 4)
+        frames = (
+            (None, value) for _, value in small(200, 7)
+        )  # of no camera: their predictions go where they came from
+        added = produce_frames(made.bootstrap_servers, made.frames, frames, lambda number: 2 + number % 4)
         owned(worker, 6)
         sent = feed.end(at_least=200)
         done = wait_until_done(made, sent + added, 60, worker.check_alive)
         assert worker.stop() == 0
+        assert "ERROR" not in worker.log, "each record found its partition"
+    assert audit_statistics(made, sent + added).counted == len(sent) + len(added)
     assert done.problems == [], done
     assert done.duplicates_raw == 0
 

@@ -34,6 +34,7 @@ def test_a_module_is_compiled_once_and_never_taken_from_other_sources(
     assert modules.compiled(tmp_path, "sm_90").read_bytes() == b"kept"
     monkeypatch.setattr(modules, "OPTIONS", (*modules.OPTIONS, "--define-macro=OTHER"))
     assert modules.compiled(tmp_path, "sm_90") != path
+    assert path.stat().st_mode & 0o044 == 0o044, "an image's are read by another user than made them"
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".cubin", ".cubin"]
 
 

@@ -66,8 +66,8 @@ def create_topics(
 
 
 def add_partitions(made: Topics, partitions: int) -> None:
-    """So many in all, of the frames and of the predictions."""
-    wanted = dict.fromkeys((made.frames, made.predictions), partitions)
+    """So many in all, of each topic."""
+    wanted = dict.fromkeys((made.frames, made.predictions, made.dlq, made.stats), partitions)
     _with_admin(made.bootstrap_servers, lambda admin: admin.create_partitions(wanted))
 
 

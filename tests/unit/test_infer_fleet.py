@@ -257,7 +257,7 @@ def test_with_a_word_of_what_they_serve_it_starts_without_any_and_holds_them_to_
     def another() -> Scripted:
         if not is_there.is_set():
             raise DependencyError("nobody at b")
-        return Scripted(side=4)
+        return Scripted(version="2", side=4)
 
     fleet = Fleet({"a": later, "b": another}, 10.0, 4, States(), assumed=Scripted())
     try:

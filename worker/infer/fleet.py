@@ -18,7 +18,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from worker.buffers import Slot, SlotPool
-from worker.errors import DependencyError, HeadraceError, InferenceRejected, InferenceUnavailable, NoEndpoint
+from worker.errors import (
+    DependencyError,
+    HeadraceError,
+    InferenceRejected,
+    InferenceUnavailable,
+    ModelError,
+    NoEndpoint,
+)
 from worker.frames import Answer, ModelIdentity, TensorSpec
 from worker.infer.balance import choose
 from worker.infer.breaker import State
@@ -92,6 +99,7 @@ class Fleet:
                 act(member)
             except DependencyError as error:
                 member.disconnect()
+                member.why = str(error)
                 failures.append(error)
         if failures and not self._up():
             self._absence = failures[0]
@@ -128,8 +136,8 @@ class Fleet:
 
     @property
     def absence(self) -> DependencyError | None:
-        """Why nobody answered at start, if that is so."""
-        return self._absence
+        """Why nobody answers since the start, if that is so."""
+        return None if self._up() else self._absence
 
     @property
     def available(self) -> bool:
@@ -144,7 +152,7 @@ class Fleet:
         for number, member in enumerate(self._members):
             member.heard_at = now
             if member.engine is None:
-                member.give_up(now, "it was not there at start")
+                member.give_up(now, member.why)
             thread = threading.Thread(target=self._watch, args=(member,), name=f"infer-watch-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -286,6 +294,8 @@ class Fleet:
                     return "the worker is leaving"
             return member.illness(proofs)
         except HeadraceError as error:
+            if isinstance(error, ModelError) and str(error) != member.why:
+                log.warning("%s is not taken in: %s", member.endpoint, error)
             return str(error)
 
 

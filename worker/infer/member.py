@@ -206,6 +206,6 @@ def check_agreement(first: Served, other: Served, endpoint: str) -> None:
     )
     if theirs != ours:
         raise ModelError(
-            f"{endpoint} serves {theirs}, another endpoint of infer.url {ours}: all must serve the same model with the "
-            "same preprocessing contract."
+            f"{endpoint} serves {theirs}, where another endpoint or config.pbtxt in model.directory says {ours}: all must "
+            "serve the same model with the same preprocessing contract."
         )

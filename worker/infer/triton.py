@@ -136,7 +136,7 @@ class TritonEngine:
             return
         try:
             unregister_dead_workers(connection.client)
-            if pool.in_use:  # others serve already: a slot is proven once it is free, and nobody waits for the last
+            if pool.in_use and self._wish == "auto":  # others serve already: nobody waits until each slot was free once
                 log.info("Batches go to %s as tensors for now.", connection.endpoint)
                 self._start_restoring()
                 return

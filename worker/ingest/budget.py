@@ -83,7 +83,7 @@ class PixelGate:
         self._freed = threading.Condition()
 
     def inside(self) -> dict[int, float]:
-        """Which threads have an image inside, by their ident, and since when (monotonic seconds)."""
+        """Which threads are decoding an image inside, by their ident, and since when (monotonic seconds)."""
         with self._freed:
             return dict(self._inside)
 
@@ -99,9 +99,13 @@ class PixelGate:
             self._used += size
             self._inside[threading.get_ident()] = time.monotonic()
 
+    def decoded(self) -> None:
+        """The decoder is through with this thread's image, whose bytes stay inside."""
+        self._inside.pop(threading.get_ident(), None)
+
     def leave(self, size: int) -> None:
         """The image is done with."""
         with self._freed:
             self._used -= size
-            del self._inside[threading.get_ident()]
+            self._inside.pop(threading.get_ident(), None)
             self._freed.notify_all()

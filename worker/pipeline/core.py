@@ -117,6 +117,13 @@ class Core:
                 self._journal,
                 self.threads,
             )
+        try:
+            models.check_presence()  # now that each has been asked for an answer
+        except BaseException:
+            self._pool.close()
+            if self._fallback is not None:
+                self._fallback.close()
+            raise
         self._inferring = Inferring(
             model.engine,
             self._fallback,

@@ -29,6 +29,7 @@ from worker.settings import Settings
 # A file takes any record.
 NO_LIMIT_BYTES = 2**62
 WAIT_S = 0.005
+LOOK_S = 1.0  # whether a decoder hangs
 
 # Hears of a predicted frame: its header's facts and its prediction's own fields.
 See = Callable[[Frame, ImageFacts, Mapping[str, Any]], None]
@@ -111,8 +112,12 @@ class _Run:
         """Read ahead as far as the budget goes, write what is answered, until both have nothing left."""
         under_way = 0
         reading = True
+        next_look = 0.0
         while reading or under_way:
             failure.check()
+            if time.monotonic() >= next_look:
+                next_look = time.monotonic() + LOOK_S
+                core.observe()
             if reading and stop.is_set():
                 reading = False
                 core.queue.flush()

@@ -73,6 +73,7 @@ def decoded(
         if gate.exceeded_by(size):
             give_back_holes(size // 8)  # what goes over the budget must not come on top of what is kept for speed
         image = decode(frame.value or b"", facts, target)
+        gate.decoded()
         at = time.perf_counter()
         return use(image.pixels), image.decoder, at
     finally:

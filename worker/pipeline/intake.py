@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.05  # bounds how late a commit, a pause or a stop is noticed
 DRAIN_POLL_S = 0.01  # and while statistics are on their way, so that their commit follows at once
 SEAL_SHARE = 0.6  # of the commit interval; its rest is for the statistics' and the commit's way to the broker and back
+BEGIN_RETRY_S = 0.25
 COMMIT_RETRY_S = 0.25  # after a refused commit: a rebalance takes about as long
 LAST_COMMIT_S = 1.0  # takes milliseconds, or the broker is away
 LAG_INTERVAL_S = 1.0
@@ -89,7 +90,8 @@ class Intake:
         failure.check()
         self._publishing.check()
         self._health.beat("poll")
-        self._begin_new(consumer)
+        if not draining:
+            self._begin_new(consumer)
         self._go_back(consumer)
         wait_s = DRAIN_POLL_S if draining or self._sealing else POLL_S
         chunks, skipped, unreadable = consumer.poll(self._settings.ingest.poll_chunk_frames, wait_s)
@@ -121,9 +123,9 @@ class Intake:
                 return
             begun = consumer.begin(source)
             if begun is None:
-                # A partition without a leader holds the poll up for seconds: the others get as long in between.
+                # A partition without a leader holds the poll up for seconds: between later tries the others get as long.
                 beginning.tried_at = now = time.monotonic()
-                self._next_retry = now + (now - asked_at)
+                self._next_retry = now + max(BEGIN_RETRY_S, now - asked_at)
                 return
             start, skipped = begun
             if not self._handover.begun(source, beginning, start):
@@ -210,6 +212,7 @@ class Intake:
                 ledger.committed(done)
 
     def _drain(self, consumer: Consumer, failure: Failure) -> None:
+        self._grace.over()  # its time runs from here on
         self._health.unmet("pipeline", "draining")
         # Closed before the next poll: a frame it returned would be dropped, and the position must not step over it. What
         # waits for a decode thread goes to the next owner, or the drain would take as long as the whole budget's frames.

@@ -54,6 +54,12 @@ class ServedModels:
             return self.fallback
         return self.primary
 
+    def check_presence(self) -> None:
+        """Raises DependencyError if neither of them answers since the start."""
+        away = self.primary.engine.absence
+        if away is not None and self.fallback is not None and (too := self.fallback.engine.absence) is not None:
+            raise DependencyError(f"{away} And the fallback: {too}")
+
     def close(self) -> None:
         """Close the engines. May be called again."""
         self.primary.engine.close()
@@ -74,9 +80,11 @@ def open_models(settings: Settings, metrics: Metrics, health: Health) -> ServedM
         primary.engine.close()
         raise type(error)(f"the fallback: {error}") from error
     models = ServedModels(primary, fallback)
-    if primary.engine.absence and fallback.engine.absence:
+    try:
+        models.check_presence()
+    except DependencyError:
         models.close()
-        raise DependencyError(f"{primary.engine.absence} And the fallback: {fallback.engine.absence}")
+        raise
     return models
 
 
@@ -150,9 +158,13 @@ def _assumed(settings: Settings, directory: Path, contract: Contract) -> ModelFa
     try:
         text = (directory / "config.pbtxt").read_text(encoding="utf-8")
         facts = facts_of_folder(text, _input(contract), OUTPUTS[settings.model.task])
-    except (OSError, ModelError):
+    except (OSError, UnicodeDecodeError, ModelError) as error:
+        log.warning("%s does not tell what %s will serve: %s", directory, settings.model.name, error)
         return None
-    return facts if facts.identity.name == settings.model.name else None
+    if facts.identity.name != settings.model.name:
+        log.warning("%s is of %s, not of %s", directory / "config.pbtxt", facts.identity.name, settings.model.name)
+        return None
+    return facts
 
 
 def _input(contract: Contract) -> TensorSpec:

@@ -23,6 +23,7 @@ from worker.pipeline.outcomes import Outcomes
 from worker.pipeline.publishing import Publishing
 from worker.pipeline.transacting import Transacting
 from worker.publish.messages import RECORD_OVERHEAD_BYTES, Composer, Target
+from worker.publish.producer import Producer
 from worker.settings import Settings
 from worker.topics import Cluster, describe, missing_sentence
 
@@ -68,22 +69,31 @@ def _run(
     failure = Failure()
     books = Books(Budget(shares.frame_bytes))
 
+    batch_bytes = min(t.max_message_bytes for t in cluster.topics.values())
+    transactional = (
+        clients.transactional_producer(settings, batch_bytes, shares, list(cluster.topics))
+        if settings.delivery.mode == "exactly_once"
+        else None
+    )
+    producer: Producer = transactional or clients.producer(settings, batch_bytes, shares)
+
     def compose() -> Composer:
         names = list(cluster.topics)
         now = describe(settings.kafka, names)
         if sentence := missing_sentence(now, names, settings.kafka.bootstrap_servers):
             raise DependencyError(sentence)
-        return _composer(settings, now)
+        return _composer(settings, now, producer)
 
-    outcomes = Outcomes(compose, models, InferenceLimits(settings.limits), metrics)
-    batch_bytes = min(t.max_message_bytes for t in cluster.topics.values())
-    common = (outcomes, books, metrics, health, failure.report)
-    publishing: Publishing
-    if settings.delivery.mode == "exactly_once":
-        transactional = clients.transactional_producer(settings, batch_bytes, shares, list(cluster.topics))
-        publishing = Transacting(transactional, settings.delivery, *common)
-    else:
-        publishing = Publishing(clients.producer(settings, batch_bytes, shares), *common)
+    common = (
+        Outcomes(compose, models, InferenceLimits(settings.limits), metrics),
+        books,
+        metrics,
+        health,
+        failure.report,
+    )
+    publishing = (
+        Transacting(transactional, settings.delivery, *common) if transactional else Publishing(producer, *common)
+    )
     stack.callback(publishing.close)
     core = Core(settings, models, metrics, health, failure, publishing.answered, journal_of=settings.kafka.group_id)
     publishing.start()
@@ -107,14 +117,15 @@ def _run(
     intake.run(consumer, stop, failure)
 
 
-def _composer(settings: Settings, cluster: Cluster) -> Composer:
+def _composer(settings: Settings, cluster: Cluster, producer: Producer) -> Composer:
     topics = settings.topics
     frames = cluster.topics[topics.frames]
 
     def target(name: str) -> Target:
         facts = cluster.topics[name]
         limit = min(facts.max_message_bytes, settings.publish.max_record_bytes) - RECORD_OVERHEAD_BYTES
-        return Target(name, facts.partitions, limit)
+        # One that was added since is not for this producer yet: it would refuse the record.
+        return Target(name, min(facts.partitions, producer.partitions(name)), limit)
 
     return Composer(
         target(topics.predictions),

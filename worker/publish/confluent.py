@@ -180,6 +180,13 @@ class Producer:
                     raise PublishFailed(f"no room for a record for {message.topic}: nothing is acknowledged") from error
                 time.sleep(ROOM_CHECK_S)
 
+    def partitions(self, topic: str) -> int:
+        try:
+            about = self._client.list_topics(topic, self._kafka_settings.request_timeout_ms / 1000)
+        except KafkaException as error:
+            raise admission.unreachable(self._kafka_settings, librdkafka.kafka_error(error.args[0])) from error
+        return len(about.topics[topic].partitions)
+
     def refusal(self, error: BaseException) -> NotAllowed | None:
         return admission.denied(error, "Write", self._kafka_settings.group_id, self.transactional_id)
 

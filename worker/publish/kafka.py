@@ -85,6 +85,13 @@ class Producer:
         except (kafka.errors.KafkaError, ValueError) as error:
             raise PublishFailed(f"a record for {message.topic} was refused: {error}") from error
 
+    def partitions(self, topic: str) -> int:
+        """How many the client knows, which sends to no other. Raises DependencyError."""
+        try:
+            return len(self._client.partitions_for(topic) or ())
+        except kafka.errors.KafkaError as error:
+            raise admission.unreachable(self._kafka_settings, error) from error
+
     def refusal(self, error: BaseException) -> NotAllowed | None:
         """Whether a record failed, as its future tells or `send` raised, because we may not write it: no retry mends that."""
         return admission.denied(error, "Write", self._kafka_settings.group_id, self.transactional_id)

@@ -30,6 +30,9 @@ class Producer(Protocol):
     def send(self, message: Message) -> Delivery:
         """The delivery of one record. Raises PublishFailed when the client refuses it at once."""
 
+    def partitions(self, topic: str) -> int:
+        """How many the client knows, which sends to no other. Raises DependencyError."""
+
     def refusal(self, error: BaseException) -> NotAllowed | None:
         """Whether a record failed, as its delivery tells or `send` raised, because we may not write it: no retry mends that."""
 
