@@ -21,7 +21,7 @@ from worker import admission, librdkafka
 from worker.errors import ConfigurationError, Fenced, NotAllowed, PublishFailed
 from worker.frames import SourcePartition
 from worker.publish.messages import Message
-from worker.publish.producer import default_transactional_id, fenced, in_group
+from worker.publish.producer import default_transactional_id, fenced, in_group, known_partitions
 from worker.settings import DeliverySettings, KafkaSettings, PublishSettings
 
 log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class Producer:
             about = self._client.list_topics(topic, self._kafka_settings.request_timeout_ms / 1000)
         except KafkaException as error:
             raise admission.unreachable(self._kafka_settings, librdkafka.kafka_error(error.args[0])) from error
-        return len(about.topics[topic].partitions)
+        return known_partitions(topic, about.topics[topic].partitions)
 
     def refusal(self, error: BaseException) -> NotAllowed | None:
         return admission.denied(error, "Write", self._kafka_settings.group_id, self.transactional_id)

@@ -22,7 +22,7 @@ from worker import admission, security
 from worker.errors import Fenced, NotAllowed, PublishFailed
 from worker.frames import SourcePartition
 from worker.publish.messages import Message
-from worker.publish.producer import default_transactional_id, fenced, in_group
+from worker.publish.producer import default_transactional_id, fenced, in_group, known_partitions
 from worker.settings import DeliverySettings, KafkaSettings, PublishSettings
 
 log = logging.getLogger(__name__)
@@ -88,9 +88,10 @@ class Producer:
     def partitions(self, topic: str) -> int:
         """How many the client knows, which sends to no other. Raises DependencyError."""
         try:
-            return len(self._client.partitions_for(topic) or ())
+            known = self._client.partitions_for(topic)
         except kafka.errors.KafkaError as error:
             raise admission.unreachable(self._kafka_settings, error) from error
+        return known_partitions(topic, known)
 
     def refusal(self, error: BaseException) -> NotAllowed | None:
         """Whether a record failed, as its future tells or `send` raised, because we may not write it: no retry mends that."""

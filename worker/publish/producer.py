@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any, Protocol
 
-from worker.errors import Fenced, NotAllowed, PublishFailed
+from worker.errors import DependencyError, Fenced, NotAllowed, PublishFailed
 from worker.frames import SourcePartition
 from worker.publish.messages import Message
 from worker.settings import KafkaSettings
@@ -59,6 +59,13 @@ class TransactionalProducer(Producer, Protocol):
     @property
     def waited_s(self) -> float:
         """Seconds that a call without a limit of its own has gone without an answer."""
+
+
+def known_partitions(topic: str, known: Sized | None) -> int:
+    """How many there are. Raises DependencyError while the client has not heard of any."""
+    if not known:
+        raise DependencyError(f"the producer has not heard of {topic} yet: is it being made?")
+    return len(known)
 
 
 def default_transactional_id(settings: KafkaSettings) -> str:
