@@ -141,22 +141,6 @@ def our_files() -> set[str]:
 
 @pytest.mark.parametrize("transport", ["on", "off"])
 @pytest.mark.parametrize("rows", [1, 7, ROWS])
-def test_an_endpoint_that_comes_while_slots_are_in_use_takes_tensors_until_each_was_free(server: TritonServer) -> None:
-    engine = engine_at(server)
-    pool = SlotPool(3, ROWS, SHAPE, INPUT.dtype, shared=True)
-    try:
-        held = filled(pool, 1)
-        engine.attach(pool)
-        assert not engine.shares_memory
-        assert_answers(Inbox(engine).ask(filled(pool, 2)), picture(2))
-        held.let_go()
-        eventually(lambda: engine.shares_memory, "batches go through shared memory")
-        assert_answers(Inbox(engine).ask(filled(pool, 3)), picture(3))
-    finally:
-        engine.close()
-        pool.close()
-
-
 def test_a_batch_is_answered_row_by_row_through_shared_memory_and_as_tensors(
     server: TritonServer, transport: str, rows: int
 ) -> None:
@@ -454,3 +438,19 @@ def test_submitting_to_a_closed_engine_is_an_error_of_the_caller(server: TritonS
     assert pool.in_use == 0
     with pytest.raises(RuntimeError, match="closed"):
         engine.submit(slot, 1, time.monotonic() + 1, lambda outcome: None)
+
+
+def test_an_endpoint_that_comes_while_slots_are_in_use_takes_tensors_until_each_was_free(server: TritonServer) -> None:
+    engine = engine_at(server)
+    pool = SlotPool(3, ROWS, SHAPE, INPUT.dtype, shared=True)
+    try:
+        held = filled(pool, 1)
+        engine.attach(pool)
+        assert not engine.shares_memory
+        assert_answers(Inbox(engine).ask(filled(pool, 2)), picture(2))
+        held.let_go()
+        eventually(lambda: engine.shares_memory, "batches go through shared memory")
+        assert_answers(Inbox(engine).ask(filled(pool, 3)), picture(3))
+    finally:
+        engine.close()
+        pool.close()
