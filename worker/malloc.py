@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from functools import cache
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +40,20 @@ def give_back_holes(above_bytes: int) -> None:
 
     Keeping buffers makes holes; this bounds them. 10 ms at most, and the page faults of what is taken again.
     """
+    libc = _libc()
+    if libc is not None and libc.mallinfo2().fordblks > above_bytes:
+        libc.malloc_trim(0)
+
+
+@cache
+def _libc() -> ctypes.CDLL | None:
+    """glibc from 2.33 on; made once, since each leaves kilobytes to Python's search for circles."""
     try:
         libc = ctypes.CDLL(None)
-        heap_facts = libc.mallinfo2  # glibc 2.33
+        libc.mallinfo2.restype = _HeapFacts
     except (OSError, AttributeError):
-        return
-    heap_facts.restype = _HeapFacts
-    if heap_facts().fordblks > above_bytes:
-        libc.malloc_trim(0)
+        return None
+    return libc
 
 
 def keep_big_buffers() -> bool:

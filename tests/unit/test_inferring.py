@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import time
 from collections.abc import Iterator
@@ -194,3 +195,30 @@ def test_a_refusal_is_divided_while_other_batches_go_on(tmp_path: Path) -> None:
         assert made.next()[1].rejections == {}
         made.submit([7])
         assert set(made.next()[1].rejections) == {0}
+
+
+def test_no_batch_waits_for_the_garbage_collector(tmp_path: Path) -> None:
+    """However it was answered: a circle of references would keep its frames' bytes for half a minute."""
+
+    def left() -> int:
+        return sum(isinstance(each, Prepared) for each in gc.get_objects())
+
+    gc.collect()
+    before = left()
+    gc.disable()
+    try:
+        with line(Scripted(), None, tmp_path) as made:
+            for _ in range(3):
+                made.submit()
+                made.next()
+            eventually(lambda: left() == before, "answered at once")
+        with line(Scripted(refuses_what_is_not_grey), None, tmp_path) as made:
+            made.submit([128, 128, 128, 10])
+            made.next()
+            eventually(lambda: left() == before, "divided")
+        with line(Scripted(is_down), Scripted(version="2", side=4), tmp_path) as made:
+            made.submit()
+            made.next()
+            eventually(lambda: left() == before, "answered by the fallback")
+    finally:
+        gc.enable()

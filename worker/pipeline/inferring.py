@@ -48,6 +48,17 @@ class _Batch:
     tries: int = 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Try:
+    """One submission for a batch: `prepared` in `slot`, the fallback's own where it is asked; `otherwise` hears of a failure."""
+
+    batch: _Batch
+    engine: Fleet
+    prepared: Prepared
+    slot: Slot
+    otherwise: Callable[[HeadraceError], None]
+
+
 class Inferring:
     """`deliver(prepared, answer)` hears of each batch exactly once, unless the worker ends first.
 
@@ -102,39 +113,36 @@ class Inferring:
         self._dividing.shutdown(wait=False, cancel_futures=True)
 
     def _try(self, batch: _Batch) -> None:
-        self._submit(batch, self._engine, batch.prepared, batch.slot, self._try_s, partial(self._repair, batch))
+        otherwise = partial(self._repair, batch)
+        self._submit(_Try(batch, self._engine, batch.prepared, batch.slot, otherwise), self._try_s)
 
-    def _submit(
-        self,
-        batch: _Batch,
-        engine: Fleet,
-        prepared: Prepared,
-        slot: Slot,
-        within_s: float,
-        otherwise: Callable[[HeadraceError], None],
-    ) -> None:
-        """One try: an answer is delivered, a refusal divided, anything else is for `otherwise`, on the repair thread."""
+    def _submit(self, attempt: _Try, within_s: float) -> None:
+        rows = len(attempt.prepared.rows)
+        attempt.engine.submit(attempt.slot, rows, time.monotonic() + within_s, partial(self._heard, attempt))
 
-        def done(result: Answer | HeadraceError) -> None:
-            if isinstance(result, Answer):
-                if slot is not batch.slot:
-                    slot.let_go()
-                self._answered(batch, prepared, result)
-            elif isinstance(result, InferenceRejected):
-                with contextlib.suppress(RuntimeError):  # the worker leaves
-                    self._dividing.submit(divide, result)
-            else:
-                self._todo.put(partial(otherwise, result))
+    # No function in here may hold itself or another that holds it: such a circle keeps the batch, with all its frames'
+    # bytes, until Python looks for circles, which takes it half a minute.
 
-        def divide(refusal: InferenceRejected) -> None:
-            log.warning("batch %d was refused, looking for the frame at fault: %s", prepared.number, refusal)
-            served_by = "primary" if engine is self._engine else "fallback"
-            try:
-                done(self._divider.divide(engine, slot, len(prepared.rows), served_by, batch.submitted_at))
-            except BaseException as error:
-                self._fail(error)
+    def _heard(self, attempt: _Try, result: Answer | HeadraceError) -> None:
+        """An answer is delivered, a refusal divided, anything else is for `otherwise`, on the repair thread."""
+        if isinstance(result, Answer):
+            if attempt.slot is not attempt.batch.slot:
+                attempt.slot.let_go()
+            self._answered(attempt.batch, attempt.prepared, result)
+        elif isinstance(result, InferenceRejected):
+            with contextlib.suppress(RuntimeError):  # the worker leaves
+                self._dividing.submit(self._divide, attempt, result)
+        else:
+            self._todo.put(partial(attempt.otherwise, result))
 
-        engine.submit(slot, len(prepared.rows), time.monotonic() + within_s, done)
+    def _divide(self, attempt: _Try, refusal: InferenceRejected) -> None:
+        log.warning("batch %d was refused, looking for the frame at fault: %s", attempt.prepared.number, refusal)
+        served_by = "primary" if attempt.engine is self._engine else "fallback"
+        rows, since = len(attempt.prepared.rows), attempt.batch.submitted_at
+        try:
+            self._heard(attempt, self._divider.divide(attempt.engine, attempt.slot, rows, served_by, since))
+        except BaseException as error:
+            self._fail(error)
 
     def _answered(self, batch: _Batch, prepared: Prepared, answer: Answer | None) -> None:
         batch.slot.let_go()
@@ -156,6 +164,7 @@ class Inferring:
                 except queue.Empty:
                     act = heapq.heappop(self._later)[2]
                 act()
+                del act  # it holds a batch, and the next may be long in coming
         except BaseException as error:
             self._fail(error)
 
@@ -206,7 +215,7 @@ class Inferring:
             slot.let_go()
             self._wait(batch, error, f"; and the fallback: {second}")
 
-        self._submit(batch, self._fallback.engine, prepared, slot, self._fallback.deadline_s, failed)
+        self._submit(_Try(batch, self._fallback.engine, prepared, slot, failed), self._fallback.deadline_s)
 
     def _wait(self, batch: _Batch, error: HeadraceError, more: str = "") -> None:
         if not self._is_waiting:
