@@ -27,7 +27,7 @@ from triton_models.build.checkpoint import read_checkpoint
 from triton_models.build.contract import read_contract
 from triton_models.build.packages import package_file
 from worker.embedded.assets import DemoImage, demo_images, demo_video
-from worker.embedded.process import free_port
+from worker.embedded.process import free_ports
 from worker.embedded.triton import TritonServer, unsupported_reason
 from worker.errors import DependencyError
 
@@ -216,8 +216,8 @@ def test_a_port_that_was_taken_in_the_meantime_is_replaced_and_the_failed_start_
 
     monkeypatch.setattr(TritonServer, "_wait_ready", noting)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        ports = iter([taken.getsockname()[1], *(free_port() for _ in range(5))])
-        monkeypatch.setattr("worker.embedded.triton.free_port", lambda: next(ports))
+        ports = iter([taken.getsockname()[1], *free_ports(5)])
+        monkeypatch.setattr("worker.embedded.triton.free_ports", lambda count: [next(ports) for _ in range(count)])
         with TritonServer.start(served_repository, ["null"]) as server:
             assert server.grpc_url != f"127.0.0.1:{taken.getsockname()[1]}"
             logits = ask(server, "null", np.zeros((1, 260, 260, 3), np.uint8), "logits").as_numpy("logits")

@@ -23,7 +23,7 @@ from kafka.errors import KafkaError
 
 from tests.rig.kafka_nodes import Node, Provider, kafka_provider
 from tests.rig.kafka_proxy import KafkaProxy
-from worker.embedded.process import free_port
+from worker.embedded.process import free_ports
 from worker.errors import DependencyError
 
 FRAMES_MAX_BYTES = 16 * 2**20  # the largest frame a test may send
@@ -54,7 +54,7 @@ class KafkaServer:
         self.provider_name = provider.name
         self.directory = Path(tempfile.mkdtemp(prefix="headrace-kafka-"))
         numbers = range(1, nodes + 1)
-        self._ports = {number: _Ports(*(free_port() for _ in range(5))) for number in numbers}
+        self._ports = {number: _Ports(*free_ports(5)) for number in numbers}
         self._secured = secured
         self.proxies = {number: KafkaProxy(self._ports[number].behind_proxy) for number in numbers if proxied}
         cluster_id = _cluster_id()

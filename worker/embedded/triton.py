@@ -23,7 +23,7 @@ from types import TracebackType
 from triton_models.build.folders import made_once
 from triton_models.build.packages import LOCKS
 from worker.embedded.environment import Say, data_dir, ensure_environment, say_nothing
-from worker.embedded.process import ServerProcess, free_port
+from worker.embedded.process import ServerProcess, free_ports
 from worker.errors import DependencyError
 
 LOCK = LOCKS / "requirements-triton.lock"
@@ -116,7 +116,7 @@ class TritonServer:
         site = python.parents[1] / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
         backends = _backend_folder(python.parents[1], site)
         _tidy(data / "logs")
-        grpc_port, http_port, metrics_port = free_port(), free_port(), free_port()
+        grpc_port, http_port, metrics_port = free_ports(3)
         argv = [
             str(site / "pytriton" / "tritonserver" / "bin" / "tritonserver"),
             f"--model-repository={repository}",
