@@ -23,11 +23,13 @@ from worker.errors import DependencyError
 _MAX_RECORD_BYTES = 2**25  # above whatever the broker allows: its limits are what a test is about
 _QUEUE_KIB = 64 * 1024
 _ANSWER_S = 60.0
+_SILENCE_S = 10.0  # then another client asks: librdkafka's has stood still after its broker was fenced and came back
 _POLL_S = 0.1
 _PAUSE_S = 0.1  # between two looks at topics that wait for outcomes
 _RECORDS_A_POLL = 1000
 
 Headers = Sequence[tuple[str, bytes | None]]
+Place = tuple[str, int]  # topic and partition
 FrameToSend = tuple[bytes | None, bytes | None] | tuple[bytes | None, bytes | None, Headers]
 
 
@@ -95,22 +97,24 @@ class TopicReader:
     """
 
     def __init__(self, bootstrap_servers: str, topics: Sequence[str], committed_only: bool = False) -> None:
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": bootstrap_servers,
-                "group.id": f"audit-{uuid.uuid4().hex}",  # asked for by the client, used for nothing
-                "isolation.level": "read_committed" if committed_only else "read_uncommitted",
-                "auto.offset.reset": "error",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 20,
-                "fetch.message.max.bytes": _MAX_RECORD_BYTES,
-                "fetch.queue.backoff.ms": 2,
-                "queued.max.messages.kbytes": _QUEUE_KIB,
-            }
-        )
+        self._settings: dict[str, str | int | bool] = {
+            "bootstrap.servers": bootstrap_servers,
+            "isolation.level": "read_committed" if committed_only else "read_uncommitted",
+            "auto.offset.reset": "error",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 20,
+            "fetch.message.max.bytes": _MAX_RECORD_BYTES,
+            "fetch.queue.backoff.ms": 2,
+            "queued.max.messages.kbytes": _QUEUE_KIB,
+        }
+        self._consumer = self._connect()
         described = self._consumer.list_topics(timeout=_ANSWER_S).topics
         self._next = {(name, number): 0 for name in topics for number in described[name].partitions}
+
+    def _connect(self) -> Consumer:
+        # A group is asked for by the client, and used for nothing.
+        return Consumer({**self._settings, "group.id": f"audit-{uuid.uuid4().hex}"})
 
     def __enter__(self) -> TopicReader:
         return self
@@ -122,26 +126,45 @@ class TopicReader:
 
     def read_on(self) -> list[Message]:
         """The records that came since the last call. Raises DependencyError if the end is not reached in 60 s."""
-        self._consumer.assign([TopicPartition(*place, offset) for place, offset in self._next.items()])
         waiting = set(self._next)
-        records = []
+        records: list[Message] = []
         deadline = time.monotonic() + _ANSWER_S
+        self._assign(waiting)
+        heard = time.monotonic()
         while waiting:
-            for message in self._consumer.consume(_RECORDS_A_POLL, timeout=_POLL_S):
-                error = message.error()
-                place = (str(message.topic()), int(message.partition() or 0))
-                offset = int(message.offset() or 0)
-                if error is None:
-                    records.append(message)
-                    self._next[place] = offset + 1
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    self._next[place] = offset  # behind records that are not shown: transaction markers
-                    waiting.discard(place)
-                elif not error.retriable():
-                    raise KafkaException(error)
-            if time.monotonic() > deadline:
+            came = self._take(self._consumer.consume(_RECORDS_A_POLL, timeout=_POLL_S), records, waiting)
+            now = time.monotonic()
+            if came:
+                heard = now
+            elif now > deadline:
                 raise DependencyError(f"the end of {sorted(waiting)} was not reached within {_ANSWER_S:g} s")
+            elif now > heard + _SILENCE_S:
+                self._consumer.close()
+                self._consumer = self._connect()
+                self._assign(waiting)
+                heard = now
         return records
+
+    def _assign(self, places: Iterable[Place]) -> None:
+        self._consumer.assign([TopicPartition(*place, self._next[place]) for place in places])
+
+    def _take(self, messages: Iterable[Message], records: list[Message], waiting: set[Place]) -> bool:
+        """Records, and the ends of partitions that are `waiting` for theirs; whether any of these came."""
+        came = False
+        for message in messages:
+            error = message.error()
+            place = (str(message.topic()), int(message.partition() or 0))
+            offset = int(message.offset() or 0)
+            came |= error is None or error.code() == KafkaError._PARTITION_EOF
+            if error is None:
+                records.append(message)
+                self._next[place] = offset + 1
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._next[place] = offset  # behind records that are not shown: transaction markers
+                waiting.discard(place)
+            elif not error.retriable():
+                raise KafkaException(error)
+        return came
 
 
 class Auditor:
