@@ -17,8 +17,10 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
+from tests.acceptance.corpus import small
 from tests.integration.test_client_transactions import member, offsets
 from tests.integration.watching import eventually
+from tests.rig.audit import produce_frames
 from tests.rig.kafka import MakeTopics
 from tests.rig.kafka_server import KafkaServer
 from tests.rig.topics import Topics
@@ -27,6 +29,8 @@ from worker.ingest.kafka import Consumer
 from worker.settings import KafkaSettings
 
 ANSWER_S = 10
+STILL_S = 4  # eight times as long as a fetch waits
+PER_PARTITION = 10
 
 
 @pytest.fixture
@@ -104,6 +108,48 @@ def test_polls_do_not_wait_while_a_heartbeat_is_overdue_and_ours_do(made: Topics
         assert looks(consumer.client, lambda seconds: consumer.poll(1, seconds)) <= 11
     with member(made, session_timeout_ms=6000, heartbeat_interval_ms=2000) as client:
         assert looks(client, lambda seconds: client.poll(1000 * seconds)) > 50
+
+
+def test_a_partition_paused_with_records_at_hand_stands_still_when_it_is_resumed_and_ours_goes_on(made: Topics) -> None:
+    sent = made.partitions * [PER_PARTITION]
+    produce_frames(made.bootstrap_servers, made.frames, small(sum(sent), 2), lambda number: number % made.partitions)
+
+    def come(client: Any, poll: Callable[[], Any]) -> list[int]:
+        """How many records of each partition come if the first that has some is paused and the other read to its end."""
+        seen = [0] * made.partitions
+
+        def read() -> bool:
+            for source, count in poll():
+                seen[source] += count
+            return sum(seen) > 0
+
+        eventually(read, "a record")
+        first = seen.index(max(seen))
+        tp = TopicPartition(made.frames, first)
+        client.pause(tp)
+        eventually(lambda: read() and seen[1 - first] == PER_PARTITION, "the other's records")
+        client.resume(tp)
+        give_up = time.monotonic() + STILL_S
+        while seen != sent and time.monotonic() < give_up:
+            read()
+        return sorted(seen)
+
+    def polled(client: Any) -> Any:
+        return [(tp.partition, len(records)) for tp, records in client.poll(50, max_records=1).items()]
+
+    with member(made, auto_offset_reset="earliest") as client:
+        assert come(client, lambda: polled(client)) == [1, PER_PARTITION]
+    settings = KafkaSettings(bootstrap_servers=made.bootstrap_servers, group_id=made.group)
+    with closing(Consumer(settings, made.frames, NoPipeline(), 2**20)) as consumer:
+        eventually(lambda: consumer.poll(1, 0.05) and len(consumer.assignment) == 2, "it has joined")
+        for source in consumer.assignment:
+            consumer.begin(source)
+        consumer.resume(consumer.assignment)
+
+        def ours() -> Any:
+            return [(chunk.source.partition, len(chunk.frames)) for chunk in consumer.poll(1, 0.05)[0]]
+
+        assert come(consumer.client, ours) == sent
 
 
 def test_ours_is_told_of_the_loss_and_claims_nothing(made: Topics) -> None:

@@ -14,6 +14,7 @@ def mend(client: KafkaConsumer) -> None:
     """Before it subscribes."""
     _tell_every_loss(client)
     _wait_while_a_heartbeat_is_overdue(client)
+    _bring_back_what_was_parked(client)
 
 
 def _tell_every_loss(client: KafkaConsumer) -> None:
@@ -41,3 +42,20 @@ def _wait_while_a_heartbeat_is_overdue(client: KafkaConsumer) -> None:
     coordinator = client._coordinator
     due_s = coordinator.time_to_next_poll
     coordinator.time_to_next_poll = lambda: max(due_s(), LEAST_WAIT_S)
+
+
+def _bring_back_what_was_parked(client: KafkaConsumer) -> None:
+    """Records at hand of a partition that is paused are parked, and it is not fetched while they are.
+
+    Once it is resumed they come back only when nothing is at hand, and for the client the empty rest of another partition
+    is something: the partition stood still until some other was paused at the right moment.
+    """
+    fetcher = client._fetcher
+    records = fetcher.fetched_records
+
+    def fetched(*arguments: Any, **options: Any) -> Any:
+        if not fetcher._next_partition_records:
+            fetcher._next_partition_records = None
+        return records(*arguments, **options)
+
+    fetcher.fetched_records = fetched
