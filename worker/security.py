@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
+import kafka.errors
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from worker.errors import ConfigurationError
+from worker.kafka_network import mend_network
 from worker.settings import InferSettings, KafkaSettings, Secret, Settings
-from worker.sockets import read_sockets_in_large_pieces
 
+TOKEN_MISSING_S = 60.0  # a file that is written anew is back within a moment
 _TOKEN = "OAUTHBEARER"  # noqa: S105  the mechanism's name
 
 
@@ -56,7 +59,7 @@ def kafka_arguments(settings: KafkaSettings) -> dict[str, Any]:
 
     Raises ConfigurationError for a file that can't be read or does not hold what it should.
     """
-    read_sockets_in_large_pieces()
+    mend_network()
     mechanism = settings.sasl_mechanism
     arguments: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap_servers.split(","),
@@ -70,8 +73,9 @@ def kafka_arguments(settings: KafkaSettings) -> dict[str, Any]:
             "ssl_keyfile": settings.tls_key_file or None,
         }
     if mechanism == _TOKEN:
-        provider = _TokenFile(Path(settings.sasl_token_file))
-        provider.token()  # a missing file is the user's to mend, before the broker is asked
+        token_file = Path(settings.sasl_token_file)
+        _secret("kafka.sasl_token_file", token_file)  # a missing file is the user's to mend, before the broker is asked
+        provider = _TokenFile(token_file)
         arguments |= {"sasl_mechanism": mechanism, "sasl_oauth_token_provider": provider}
     elif mechanism:
         password = settings.sasl_password or _secret("kafka.sasl_password_file", Path(settings.sasl_password_file))
@@ -190,6 +194,16 @@ class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
+        self._missing_since = float("inf")
 
     def token(self) -> str:
-        return _secret("kafka.sasl_token_file", self._path).reveal().strip()
+        try:
+            token = _secret("kafka.sasl_token_file", self._path).reveal().strip()
+        except ConfigurationError as error:
+            now = time.monotonic()
+            self._missing_since = min(self._missing_since, now)
+            if now - self._missing_since > TOKEN_MISSING_S:
+                raise kafka.errors.SaslAuthenticationFailedError(str(error)) from error
+            raise kafka.errors.KafkaConnectionError(str(error)) from error  # the client tries again after one of these
+        self._missing_since = float("inf")
+        return token

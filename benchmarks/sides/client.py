@@ -9,9 +9,9 @@ import msgspec
 from kafka import KafkaConsumer, KafkaProducer
 
 from benchmarks.sides.child import JOIN_MS, specification
+from worker.kafka_network import mend_network
 from worker.malloc import keep_big_buffers
 from worker.settings import Settings
-from worker.sockets import read_sockets_in_large_pieces
 
 RECORD = b"x" * 300
 
@@ -32,7 +32,7 @@ def main() -> None:
     spec, settings = specification(ClientSpec), Settings()
     if spec.tuned:
         keep_big_buffers()
-        read_sockets_in_large_pieces()
+        mend_network()
     servers = spec.bootstrap_servers.split(",")
     consumer = KafkaConsumer(
         spec.frames_topic,

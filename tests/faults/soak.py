@@ -32,6 +32,7 @@ LOAD = 0.7
 MODEL_TAKES = "slow 0.1"  # a batch, as a real model does; else the sender would be what is measured
 _MINUTE_S = 60.0
 _BACKLOG = 1000
+_TEND_S = 1.0
 _LOOK_S = 5.0  # a picture that is being decoded is no leak: of so long the least counts
 
 
@@ -101,11 +102,11 @@ def soak(stage: Stage, mode: str, minutes: int, seed: int) -> dict[str, Any]:
             run.until_predicting(worker)
             started = time.monotonic()
             for number, fault in zip(range(minutes), itertools.cycle(FAULTS), strict=False):
-                _until(started + number * _MINUTE_S + run.rng.uniform(0.0, _MINUTE_S / 2))
+                _tend_until(run, started + number * _MINUTE_S + run.rng.uniform(0.0, _MINUTE_S / 2))
                 run.strike(worker, over=False)
                 fault(run)
                 run.over()
-                _until(started + (number + 1) * _MINUTE_S - _LOOK_S)
+                _tend_until(run, started + (number + 1) * _MINUTE_S - _LOOK_S)
                 minutely.append(_held(worker))
             sent = feed.end()
         run.finish(sent)
@@ -127,6 +128,7 @@ def soak(stage: Stage, mode: str, minutes: int, seed: int) -> dict[str, Any]:
         "minutely_mib": [round(mib, 1) for mib, _ in minutely],
         "descriptors": [open_ for _, open_ in minutely],
         "problems": run.problems,
+        "notes": run.notes,
     }
 
 
@@ -151,8 +153,11 @@ def _held(worker: WorkerProcess) -> tuple[float, int]:
     return min(mib for mib, _ in looks), min(open_ for _, open_ in looks)
 
 
-def _until(when: float) -> None:
-    time.sleep(max(0.0, when - time.monotonic()))
+def _tend_until(run: Run, when: float) -> None:
+    """A Triton that was stopped may die of it, and is started again as a supervisor would."""
+    while (left := when - time.monotonic()) > 0:
+        run.tend()
+        time.sleep(min(_TEND_S, left))
 
 
 def main() -> int:

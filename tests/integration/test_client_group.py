@@ -31,6 +31,7 @@ from worker.settings import KafkaSettings
 ANSWER_S = 10
 STILL_S = 4  # eight times as long as a fetch waits
 PER_PARTITION = 10
+MANY = 80
 
 
 @pytest.fixture
@@ -101,10 +102,7 @@ def test_polls_do_not_wait_while_a_heartbeat_is_overdue_and_ours_do(made: Topics
 
     settings = KafkaSettings(bootstrap_servers=made.bootstrap_servers, group_id=made.group, session_timeout_ms=6000)
     with closing(Consumer(settings, made.frames, NoPipeline(), 2**20)) as consumer:
-        eventually(lambda: consumer.poll(1, 0.05) and len(consumer.assignment) == 2, "it has joined")
-        for source in consumer.assignment:
-            consumer.begin(source)
-            consumer.resume([source])
+        begun(consumer, 2)
         assert looks(consumer.client, lambda seconds: consumer.poll(1, seconds)) <= 11
     with member(made, session_timeout_ms=6000, heartbeat_interval_ms=2000) as client:
         assert looks(client, lambda seconds: client.poll(1000 * seconds)) > 50
@@ -141,15 +139,102 @@ def test_a_partition_paused_with_records_at_hand_stands_still_when_it_is_resumed
         assert come(client, lambda: polled(client)) == [1, PER_PARTITION]
     settings = KafkaSettings(bootstrap_servers=made.bootstrap_servers, group_id=made.group)
     with closing(Consumer(settings, made.frames, NoPipeline(), 2**20)) as consumer:
-        eventually(lambda: consumer.poll(1, 0.05) and len(consumer.assignment) == 2, "it has joined")
-        for source in consumer.assignment:
-            consumer.begin(source)
-        consumer.resume(consumer.assignment)
+        begun(consumer, 2)
 
         def ours() -> Any:
             return [(chunk.source.partition, len(chunk.frames)) for chunk in consumer.poll(1, 0.05)[0]]
 
         assert come(consumer.client, ours) == sent
+
+
+def test_parked_records_take_turns_with_those_at_hand(topics: MakeTopics, own_broker: KafkaServer) -> None:
+    made = topics(partitions=3, broker=own_broker)
+    produce_frames(made.bootstrap_servers, made.frames, small(3 * MANY, 2), lambda number: number % 3)
+    settings = KafkaSettings(bootstrap_servers=made.bootstrap_servers, group_id=made.group)
+    with closing(Consumer(settings, made.frames, NoPipeline(), 2**20)) as consumer:
+        begun(consumer, 3)
+        seen = [0, 0, 0]
+
+        def read() -> bool:
+            for chunk in consumer.poll(1, 0.05)[0]:
+                seen[chunk.source.partition] += len(chunk.frames)
+            return sum(seen) > 0
+
+        eventually(read, "a record")
+        first = SourcePartition(made.frames, seen.index(1))
+        consumer.pause([first])
+        eventually(lambda: read() and sum(seen) > 5, "others' records")
+        consumer.resume([first])
+        eventually(lambda: read() and sum(seen) > 5 + MANY // 2, "more records, while the others have plenty left")
+        assert seen[first.partition] > MANY // 8
+
+
+def test_what_is_left_of_a_partition_is_forgotten_when_it_begins_anew(made: Topics) -> None:
+    produce_frames(made.bootstrap_servers, made.frames, small(20, 2), lambda number: number % made.partitions)
+    settings = KafkaSettings(bootstrap_servers=made.bootstrap_servers, group_id=made.group)
+    with closing(Consumer(settings, made.frames, NoPipeline(), 2**20)) as consumer:
+        begun(consumer, 2)
+        eventually(lambda: bool(consumer.poll(3, 0.05)[0]), "records, with others at hand")
+        fetcher = consumer.client._fetcher
+        at_hand = fetcher._next_partition_records
+        at_hand.record_iterator = iter(())  # as an error leaves it: ended, and not known to be
+        source = SourcePartition(made.frames, at_hand.topic_partition.partition)
+        consumer.begin(source)
+        assert fetcher._next_partition_records is None
+        fetcher._paused_partition_records[at_hand.topic_partition] = at_hand
+        consumer.begin(source)
+        again: list[int] = []
+
+        def read() -> bool:
+            again.extend(
+                frame.offset for chunk in consumer.poll(20, 0.05)[0] if chunk.source == source for frame in chunk.frames
+            )
+            return len(again) >= PER_PARTITION
+
+        eventually(read, "all of it, from its beginning")
+        assert again[:PER_PARTITION] == list(range(PER_PARTITION))
+
+
+def test_a_partition_without_a_position_ends_every_poll_and_ours_goes_on(made: Topics) -> None:
+    produce_frames(made.bootstrap_servers, made.frames, small(4, 2), lambda number: number % made.partitions)
+    with member(made, auto_offset_reset="none") as client:
+        with pytest.raises(kafka.errors.NoOffsetForPartitionError):
+            eventually(lambda: client.poll(50) and False, "its first poll with partitions")
+        client.seek(TopicPartition(made.frames, 0), 0)
+        with pytest.raises(kafka.errors.NoOffsetForPartitionError):
+            eventually(lambda: client.poll(50) and False, "a poll although one of them has a position")
+    settings = KafkaSettings(bootstrap_servers=made.bootstrap_servers, group_id=made.group)
+    with closing(Consumer(settings, made.frames, NoPipeline(), 2**20)) as consumer:
+        source = SourcePartition(made.frames, 0)
+        eventually(lambda: consumer.poll(1, 0.05) and source in consumer.assignment, "it has joined")
+        consumer.begin(source)
+        consumer.resume([source])
+        eventually(lambda: bool(consumer.poll(1, 0.05)[0]), "a record of the partition that has begun")
+
+
+def test_an_error_that_no_record_raised_stops_no_partition(made: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    produce_frames(made.bootstrap_servers, made.frames, small(20, 2), lambda number: number % made.partitions)
+    settings = KafkaSettings(bootstrap_servers=made.bootstrap_servers, group_id=made.group)
+    with closing(Consumer(settings, made.frames, NoPipeline(), 2**20)) as consumer:
+        begun(consumer, 2)
+        eventually(lambda: bool(consumer.poll(1, 0.05)[0]), "a record, with others at hand")
+
+        def fails(**_: Any) -> Any:
+            raise OSError("the coordinator's connection")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(consumer.client._coordinator, "poll", fails)
+            with pytest.raises(OSError, match="the coordinator's connection"):
+                consumer.poll(1, 0.05)
+        eventually(lambda: bool(consumer.poll(1, 0.05)[0]), "the records at hand")
+
+
+def begun(consumer: Consumer, partitions: int) -> None:
+    """Let it join and read them all from their beginning."""
+    eventually(lambda: consumer.poll(1, 0.05) and len(consumer.assignment) == partitions, "it has joined")
+    for source in consumer.assignment:
+        consumer.begin(source)
+    consumer.resume(consumer.assignment)
 
 
 def test_ours_is_told_of_the_loss_and_claims_nothing(made: Topics) -> None:

@@ -19,7 +19,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from worker import admission, security
 from worker.errors import ConfigurationError, DependencyError
 from worker.frames import Frame, SourcePartition
-from worker.ingest.kafka_mended import mend
+from worker.ingest.kafka_mended import forget_records, mend, take_held_error
 from worker.ingest.listener import Listener, offsets_of, partition_of, source_of
 from worker.ingest.partitions import Chunk, Rebalance, Skipped, Unreadable, start_offset
 from worker.settings import KafkaSettings
@@ -54,6 +54,7 @@ class Consumer:
         self._settings = settings
         self._stopped: dict[SourcePartition, Unreadable] = {}
         self._commit_denied: Exception | None = None
+        self._truncated: Exception | None = None
         assignor = CooperativeStickyAssignor()
         try:
             self.client = KafkaConsumer(
@@ -84,7 +85,7 @@ class Consumer:
             raise admission.unreachable(settings, error) from error
         # Asked before the group is joined: a leader that does not know the topic's partitions yet assigns none.
         self.client.partitions_for_topic(topic)
-        mend(self.client)
+        self._of_a_record = mend(self.client)
         listener = Listener(self.client, assignor, rebalance, drain_bound_s=settings.max_poll_interval_ms / 2000)
         self.client.subscribe([topic], listener=listener)
 
@@ -115,6 +116,7 @@ class Consumer:
             first = int(self.client.beginning_offsets([tp], timeout_ms=BEGIN_TIMEOUT_MS)[tp])
             end = int(self.client.end_offsets([tp], timeout_ms=BEGIN_TIMEOUT_MS)[tp])
             start, skipped = start_offset(source, committed, first, end)
+            forget_records(self.client, tp)
             self.client.seek(tp, start)
         except kafka.errors.AuthorizationError as error:
             raise self._not_allowed(error) from error
@@ -131,22 +133,22 @@ class Consumer:
         """
         if self._commit_denied is not None:
             raise self._not_allowed(self._commit_denied) from self._commit_denied
+        if self._truncated is not None:
+            return [], *self._sort_out(self._truncated, of_a_record=False)
         self._pick_up_join()
         try:
             polled = self.client.poll(timeout_ms=int(timeout_s * 1000), max_records=max_frames)
         except Exception as error:
-            return [], *self._sort_out(error)
+            return [], *self._sort_out(error, self._of_a_record(error))
         now = self._clock()
         chunks = [self._chunk(tp, records, now) for tp, records in polled.items() if records]
-        held = self._take_held_error()
-        return chunks, *(self._sort_out(held) if held is not None else ([], []))
+        held = take_held_error(self.client)
+        return chunks, *(self._sort_out(held, of_a_record=True) if held is not None else ([], []))
 
-    def _sort_out(self, error: Exception) -> tuple[list[Skipped], list[Unreadable]]:
+    def _sort_out(self, error: Exception, of_a_record: bool) -> tuple[list[Skipped], list[Unreadable]]:
         """What an error met in a poll says of the partitions. Raises what is no record's fault and no retry can mend."""
         match error:
-            case kafka.errors.NoOffsetForPartitionError():
-                return [], []  # a new partition: `begin` is about to fix it
-            case KeyError():
+            case KeyError() if of_a_record:
                 return [], []  # a partition was taken away while its fetch was read; nothing of it had been handed out
             case kafka.errors.OffsetOutOfRangeError():
                 return self._out_of_range(error), []
@@ -154,7 +156,7 @@ class Consumer:
                 kafka.errors.CorruptRecordError()
                 | kafka.errors.UnsupportedCodecError()
                 | kafka.errors.KafkaProtocolError()
-            ):
+            ) if of_a_record:
                 return [], self._unreadable(error)
             case kafka.errors.AuthorizationError():
                 raise self._not_allowed(error) from error
@@ -164,34 +166,23 @@ class Consumer:
                     return [], []
                 refusal = admission.refused(self._settings, error)
                 raise refusal or DependencyError(f"the consumer of {self._topic} can't go on: {error}") from error
-            case _:  # a codec's own, or of a header's key that is no UTF-8: the client lets them through as they are
+            case _ if of_a_record:  # a codec's own, or of a header's key that is no UTF-8
                 return [], self._unreadable(error)
+            case _:
+                raise error
 
     def _not_allowed(self, error: Exception) -> DependencyError:
         return admission.denied(error, "Read", self._settings.group_id) or DependencyError(str(error))
-
-    def _take_held_error(self) -> Exception | None:
-        """The error met behind the records of this poll, which the client keeps for the next one.
-
-        If the partition is paused by then it forgets the error, and once the partition is resumed its poll never returns
-        (3.0.12 takes from a generator that has ended). So it is taken from the client here.
-        """
-        fetcher = self.client._fetcher
-        held = getattr(fetcher, "_next_in_line_exception_metadata", None)
-        if held is None:
-            return None
-        fetcher._next_in_line_exception_metadata = None
-        error: Exception = held.exception
-        return error
 
     def _pick_up_join(self) -> None:
         """A join that outlasted the poll which began it is forgotten by kafka-python 3.0.12 if metadata caused it.
 
         The member then sits in the group without partitions or heartbeats: seen in 7 of 22 starts with polls of 20 ms.
-        Asking for a rejoin makes the poll wait for the join under way; it starts no second one.
+        Asking for a rejoin makes the poll wait for the join under way; it starts no second one. One that lost its
+        connection half-way is given up where metadata caused it, with heartbeats off: it is begun again.
         """
         coordinator = self.client._coordinator
-        if getattr(coordinator, "_join_task", None) is not None:
+        if coordinator._join_task is not None or coordinator.rejoining:
             coordinator.request_rejoin()
 
     def _chunk(self, tp: TopicPartition, records: list[Any], now: float) -> Chunk:
@@ -255,6 +246,11 @@ class Consumer:
         """Offset of the next fetch; it moves over markers and compacted records too."""
         try:
             position = self.client.position(partition_of(source), timeout_ms=0)
+        except kafka.errors.LogTruncationError as error:
+            self._truncated = (
+                error  # told once: the next poll ends us, and whoever starts after us begins where it is committed
+            )
+            return None
         except (*TAKEN_AWAY, kafka.errors.KafkaError):
             return None  # new and about to begin, taken away, or not known now: the next poll says what is wrong
         return None if position is None else int(position)

@@ -19,7 +19,7 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from worker import admission, security
-from worker.errors import Fenced, NotAllowed, PublishFailed
+from worker.errors import ConfigurationError, DependencyError, Fenced, NotAllowed, PublishFailed
 from worker.frames import SourcePartition
 from worker.publish.messages import Message
 from worker.publish.producer import default_transactional_id, fenced, in_group, known_partitions
@@ -101,7 +101,10 @@ class Producer:
         """Drop the client with all it has not delivered, and start a new one. Raises DependencyError, then call again."""
         # Stopped before the next one starts: what it still held must not be written behind the records sent anew.
         _abandon(self._client)
-        self._client = self._make()
+        try:
+            self._client = self._make()
+        except ConfigurationError as error:  # a certificate or password that was right at the start is being replaced
+            raise DependencyError(str(error)) from error
 
     def close(self) -> None:
         """Close the client; whatever matters has been awaited before."""
