@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from contextlib import ExitStack
@@ -105,6 +106,8 @@ def _run(
     consumer = clients.consumer(settings, handover, shares)
     stack.callback(consumer.close)
     books.membership = consumer.membership
+    gc.collect()
+    gc.freeze()  # what is there now stays: looking through it took 16 ms, with all threads waiting
     log.info(
         "serving %s %s from %s (group %s) with %d decode threads, batches of %d",
         models.primary.engine.identity.name,

@@ -116,6 +116,7 @@ class Transacting(Publishing):
                 ledger.complete(part.source, part.epoch, part.offsets)
 
     def _close(self) -> None:
+        closing_at = time.monotonic()  # the statistics are a part of committing
         with self._books.ledger() as ledger:
             ranges = ledger.sealable()
         if not ranges and self._transaction.state is State.IDLE:
@@ -124,7 +125,7 @@ class Transacting(Publishing):
         if self._transaction.state is not State.OPEN:  # the send failed, and its partitions have gone back already
             return
         try:
-            self._transaction.close(ranges, time.monotonic())
+            self._transaction.close(ranges, closing_at)
         except PublishFailed as error:
             self._go_back(error)
             return

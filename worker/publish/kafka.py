@@ -7,6 +7,7 @@ not: docs/delivery.md has the list.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -27,6 +28,7 @@ from worker.settings import DeliverySettings, KafkaSettings, PublishSettings
 
 log = logging.getLogger(__name__)
 
+LEAST_REQUEST_MS = 1000
 CLOSE_S = 2.0  # for a sender thread that was told to give up
 ABORT_S = 1.0  # a broker that answers takes milliseconds; without it readers wait for the transaction's timeout
 # The broker refuses the first record of a transaction while it still writes the end of the last one, some milliseconds. At
@@ -58,7 +60,8 @@ class Producer:
             "max_request_size": settings.max_record_bytes,
             "delivery_timeout_ms": settings.delivery_timeout_ms,
             "request_timeout_ms": min(
-                kafka_settings.request_timeout_ms, max(1000, settings.delivery_timeout_ms - 1000)
+                kafka_settings.request_timeout_ms,
+                max(LEAST_REQUEST_MS, settings.delivery_timeout_ms - LEAST_REQUEST_MS),
             ),
             "max_block_ms": settings.delivery_timeout_ms,
             "reconnect_backoff_max_ms": 1000,
@@ -131,12 +134,15 @@ class TransactionalProducer(Producer):
         self._timeout_ms = delivery.transaction_timeout_ms
         self._open = False
         self._futures: list[Any] = []  # of this transaction's records
+        self._touched: set[TopicPartition] = set()  # by the last transaction; the next one most likely writes there too
         self._calling_since: float | None = None
         # A record can't count any more once the broker has ended its transaction.
         delivery_timeout_ms = min(settings.delivery_timeout_ms, delivery.transaction_timeout_ms)
+        # Nobody reads a record before the commit, which flushes: as one request they cost half of what they cost as several.
+        linger_ms = max(settings.linger_ms, min(delivery.transaction_length_ms, delivery_timeout_ms - LEAST_REQUEST_MS))
         super().__init__(
             kafka_settings,
-            msgspec.structs.replace(settings, delivery_timeout_ms=delivery_timeout_ms),
+            msgspec.structs.replace(settings, delivery_timeout_ms=delivery_timeout_ms, linger_ms=linger_ms),
             max_batch_bytes,
             transactional_id=self.transactional_id,
             transaction_timeout_ms=delivery.transaction_timeout_ms,
@@ -155,12 +161,15 @@ class TransactionalProducer(Producer):
                 raise refusal from error
             raise admission.unreachable(self._kafka_settings, error) from error
         self._open = False
+        self._touched = set()  # a topic that is gone fails every transaction that names it
         return client
 
     def begin(self) -> None:
         """Before the first record of a transaction. Asks nothing of the broker. Raises PublishFailed, Fenced."""
         try:
             self._client.begin_transaction()
+            for tp in self._touched:  # all in one question, while it is open, not one more before the commit
+                self._client._transaction_manager.maybe_add_partition_to_transaction(tp)
         except kafka.errors.KafkaError as error:
             raise self._mapped("a transaction can't begin", error) from error
         self._open = True
@@ -183,8 +192,9 @@ class TransactionalProducer(Producer):
         Raises PublishFailed, Fenced; whether the transaction counts is then for the broker to say.
         """
         try:
-            for future in self._futures:
-                future.get(self._timeout_ms / 1000)
+            with contextlib.suppress(kafka.errors.UnknownError):  # says so of a batch that was split
+                self._client.flush(self._timeout_ms / 1000)
+            self._touched = {future.get(self._timeout_ms / 1000).topic_partition for future in self._futures}
             member = in_group(membership())
             self._calling_since = time.monotonic()
             self._client.send_offsets_to_transaction(
