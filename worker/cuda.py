@@ -8,7 +8,7 @@ CuPy only in `open_cuda`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -106,10 +106,6 @@ class Cuda(Protocol):
 
     def kernels(self, plan: Plan, most_images: int) -> Launch:
         """The preprocessing of one stream."""
-        ...
-
-    def range(self, name: str) -> AbstractContextManager[None]:
-        """A named stretch in a profile."""
         ...
 
 
@@ -243,12 +239,3 @@ class _Cupy:
                 launch(*arguments)
 
         return run
-
-    @contextmanager
-    def range(self, name: str) -> Iterator[None]:
-        nvtx = self._cupy.cuda.nvtx
-        nvtx.RangePush(name)
-        try:
-            yield
-        finally:
-            nvtx.RangePop()

@@ -7,8 +7,7 @@ of the CPU path's own filters, on the cut and placement they were given; the rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -62,7 +61,6 @@ class StandInCuda:
         self.gpu = Gpu(0, "GPU-00000000-0000-0000-0000-000000000000", "stand-in")
         self.most_images = most_images
         self.streams: list[StandInStream] = []
-        self.ranges: list[str] = []
         self.launches: list[int] = []
 
     def enter(self) -> None: ...
@@ -86,11 +84,6 @@ class StandInCuda:
 
     def write(self, array: AnyArray, values: AnyArray) -> None:
         array[: len(values)] = values
-
-    @contextmanager
-    def range(self, name: str) -> Iterator[None]:
-        self.ranges.append(name)
-        yield
 
     def kernels(self, plan: Plan, most_images: int) -> Launch:
         def launch(

@@ -130,7 +130,6 @@ def fake_cupy(calls: list[Any]) -> SimpleNamespace:
         memset=lambda address, value, size: ctypes.memset(address, value, size),
         ipcGetMemHandle=lambda address: address.to_bytes(64, "little"),
     )
-    nvtx = SimpleNamespace(RangePush=lambda name: calls.append(name), RangePop=lambda: calls.append("pop"))
     cuda = SimpleNamespace(
         Device=Device,
         Event=Event,
@@ -140,7 +139,6 @@ def fake_cupy(calls: list[Any]) -> SimpleNamespace:
         Memory=lambda size: Memory(size, calls),
         MemoryPointer=lambda memory, offset: memory,
         runtime=runtime,
-        nvtx=nvtx,
     )
     pool = SimpleNamespace(set_limit=lambda size: calls.append(("limit", size)))
     return SimpleNamespace(cuda=cuda, ndarray=ndarray, get_default_memory_pool=lambda: pool)
@@ -228,12 +226,6 @@ def test_kernels_that_can_not_be_compiled_or_kept_name_their_folder(
     with pytest.raises(DependencyError, match=r"gpu\.kernel_folder") as raised:
         cuda.kernels(plan, 3)
     assert str(tmp_path) in str(raised.value)
-
-
-def test_a_stretch_of_a_profile_ends_with_an_error_too(cuda: Cuda, calls: list[Any]) -> None:
-    with pytest.raises(ZeroDivisionError), cuda.range("decode"):
-        _ = 1 // 0
-    assert calls[-2:] == ["decode", "pop"]
 
 
 def test_waiting_for_a_stream_is_waiting_for_an_event_at_which_the_thread_sleeps(cuda: Cuda, calls: list[Any]) -> None:

@@ -152,7 +152,6 @@ def test_a_batch_decoded_by_the_cpu_and_prepared_on_the_gpu_is_the_cpu_paths(nam
     prepared = assert_same(made, some, side)
     assert len(side.cuda.launches) > 1, "the staging memory is smaller than the batch"
     assert_same(made, some[::-1], side)
-    assert {"validate", "decode", "preprocess"} <= set(side.cuda.ranges)
     assert prepared.number == 7
     assert min(row.decode_ms for row in prepared.rows) > 0
 

@@ -18,9 +18,10 @@ from worker.cuda import Cuda, DeviceArray, open_cuda
 from worker.decode.nvimagecodec import NAME, NvImageCodec, open_nvimagecodec, takes
 from worker.device import decide
 from worker.errors import GpuMemoryFull, HeadraceError
-from worker.frames import Frame, ImageFacts, Prepared, Rejected, Rejection
+from worker.frames import Frame, ImageFacts, Prepared, Rejected, Rejection, Stage
 from worker.ingest.budget import PixelGate
 from worker.observe.metrics import Metrics
+from worker.observe.ranges import RANGES
 from worker.pipeline.filling import Admission, Gathered, decoded
 from worker.preprocess.contract import Contract
 from worker.preprocess.gpu import GpuTransform
@@ -109,7 +110,7 @@ class GpuFilling:
         """The batch, its rows in `slot`."""
         self._cuda.enter()
         lane, gathered = self._lanes.each[thread], Gathered()
-        with self._cuda.range("validate"):
+        with RANGES.of(Stage.VALIDATE):
             admitted = list(self._validate(taken, thread, lane.codec is not None, gathered))
         lane.transform.begin(slot.array)
         for part in in_parts([each.pixel_bytes for each in admitted], self._lanes.decoded_bytes):
@@ -118,7 +119,7 @@ class GpuFilling:
             self._decode(lane, admitted[part.start : part.stop], thread, gathered)
         self._admit.leave(thread)
         started = time.perf_counter()
-        with self._cuda.range("preprocess"):
+        with RANGES.of(Stage.PREPROCESS):
             values = lane.transform.finish()
         share = (time.perf_counter() - started) / max(1, len(gathered.rows))
         gathered.preprocess_s = [seconds + share for seconds in gathered.preprocess_s]
@@ -150,7 +151,7 @@ class GpuFilling:
             else:
                 self._admit.enter(each.frame, thread)
                 try:
-                    with self._cuda.range("decode"):
+                    with RANGES.of(Stage.DECODE):
                         _, decoder, at = decoded(each.frame, each.facts, None, self._gate, lane.transform.add)
                 except Rejected as verdict:
                     gathered.rejections[each.index] = verdict.rejection
@@ -179,7 +180,7 @@ class GpuFilling:
                 return [None]  # the CPU has memory for it
 
         started = time.perf_counter()
-        with self._cuda.range("decode"):
+        with RANGES.of(Stage.DECODE):
             images = by_halves(decode, wanted)
         found = {each.index: image for each, image in zip(wanted, images, strict=True) if image is not None}
         return found, time.perf_counter() - started

@@ -27,6 +27,7 @@ from worker.infer.fleet import Fleet
 from worker.infer.retries import RetryBudget, Step, after_failure, backoff_s
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
+from worker.observe.ranges import RANGES
 from worker.pipeline.dividing import Divider
 from worker.pipeline.fallback import Fallback
 
@@ -45,6 +46,7 @@ class _Batch:
     slot: Slot
     submitted_at: float
     deadline: float
+    end: Callable[[], None]  # of its stretch on a profiler's timeline
     tries: int = 0
 
 
@@ -103,7 +105,7 @@ class Inferring:
         self._metrics.batch(len(prepared.rows))
         with self._budget_lock:
             self._budget.earn()
-        self._try(_Batch(prepared, slot, now, now + self._batch_s))
+        self._try(_Batch(prepared, slot, now, now + self._batch_s, RANGES.begin(Stage.INFER)))
 
     def close(self) -> None:
         """End the threads; batches still without an answer stay uncommitted."""
@@ -146,6 +148,7 @@ class Inferring:
 
     def _answered(self, batch: _Batch, prepared: Prepared, answer: Answer | None) -> None:
         batch.slot.let_go()
+        batch.end()
         self._metrics.stage(Stage.INFER, [time.monotonic() - batch.submitted_at])
         if self._is_waiting:
             self._is_waiting = False

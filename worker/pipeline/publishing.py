@@ -21,6 +21,7 @@ from worker.frames import Answer, Prepared, SourcePartition, Stage
 from worker.ingest.ledger import Ledger, Range
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
+from worker.observe.ranges import RANGES
 from worker.pipeline.books import Books, weight
 from worker.pipeline.outcomes import Outcomes, Written
 from worker.publish.messages import Message
@@ -183,8 +184,9 @@ class Publishing:
             self._metrics.frames_discarded(len(stale))
             if len(stale) == len(frames):
                 return
-        messages, written = self._outcomes.write(batch.prepared, batch.answer, current, self._books.generation)
-        self._send(messages, written=written)
+        with RANGES.of(Stage.PUBLISH):
+            messages, written = self._outcomes.write(batch.prepared, batch.answer, current, self._books.generation)
+            self._send(messages, written=written)
 
     def _send(self, messages: list[Message], written: Written | None = None, ranges: list[Range] | None = None) -> None:
         sent = Sent([], sum(message.size for message in messages), time.monotonic(), written, ranges or [])
